@@ -1,0 +1,218 @@
+"""Where a result comes from: fingerprints of running functions, the environment, the code revision, digests.
+
+A fingerprint is the SHA-256 of a function's syntax tree (comments, layout and docstrings do not count) together with
+everything of karat that it refers to: functions and classes by their own trees, constants by their exact value. It
+is taken from the object that runs, and `loaded_as_written` compares its bytecode with the file on disk, so that an
+edit during a run, or a function swapped in memory, does not pass as the one that was proved.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import json
+import os
+import platform
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+OWN = "karat."
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def qualified_name(function: Callable[..., Any]) -> str:
+    """`core.formulas.schedule.wsd`: the name without the prefix karat."""
+    return f"{function.__module__}.{function.__qualname__}".removeprefix(OWN)
+
+
+def fingerprint(function: Callable[..., Any]) -> str:
+    """32 hex digits that change whenever the function, or anything of karat's that it uses, changes."""
+    parts: dict[str, str] = {}
+    _collect(function, parts)
+    return digest(parts)[:32]
+
+
+def _collect(item: Any, parts: dict[str, str]) -> None:
+    """Adds the tree of a function or class, and of what it refers to, to parts (name -> description)."""
+    name = f"{item.__module__}.{item.__qualname__}"
+    if name in parts:
+        return
+    tree = _tree(item)
+    parts[name] = _dump(tree)
+    if isinstance(item, types.FunctionType):
+        space = dict(item.__globals__)
+        space.update(inspect.getclosurevars(item).nonlocals)
+        if not loaded_as_written(item):
+            parts[name] += f" loaded:{hashlib.sha256(_bytecode(item.__code__).encode()).hexdigest()}"
+    else:
+        space = vars(sys.modules[item.__module__])
+    for reference, value in _references(tree, space):
+        if isinstance(value, (types.FunctionType, type)):
+            if value.__module__.startswith(OWN):
+                _collect(value, parts)
+        elif not isinstance(value, types.ModuleType):
+            parts[f"{name}:{reference}"] = _constant(value)
+
+
+def _constant(value: Any) -> str:
+    """A constant by its exact value; an object of a class of karat's by its class and its exact fields."""
+    text = repr(value)
+    return text if " at 0x" not in text else f"instance of {type(value).__module__}.{type(value).__qualname__}"
+
+
+def _references(tree: ast.AST, space: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Global names and dotted names in a tree that resolve to something of the module's, sorted by name."""
+    found: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        dotted = _dotted(node)
+        if dotted is None or dotted[0] not in space:
+            continue
+        value: Any = space[dotted[0]]
+        for attribute in dotted[1:]:
+            if not isinstance(value, (types.ModuleType, type)) or not hasattr(value, attribute):
+                break
+            value = getattr(value, attribute)
+        if isinstance(value, types.MethodType | types.BuiltinFunctionType):
+            continue
+        found[".".join(dotted)] = value
+    return sorted(found.items())
+
+
+def _dotted(node: ast.AST) -> list[str] | None:
+    if isinstance(node, ast.Name):
+        return [node.id]
+    if isinstance(node, ast.Attribute):
+        head = _dotted(node.value)
+        return None if head is None else [*head, node.attr]
+    return None
+
+
+@functools.cache
+def _source_tree(filename: str, modified: float) -> ast.Module:
+    return ast.parse(Path(filename).read_text(encoding="utf-8"))
+
+
+def _tree(item: Any) -> ast.AST:
+    """The definition in its source file, found by qualified name (a lambda or local function: by its line)."""
+    filename = inspect.getsourcefile(item)
+    if filename is None or not Path(filename).is_file():
+        raise ValueError(f"{item!r} has no source file, so it cannot be fingerprinted")
+    module = _source_tree(filename, Path(filename).stat().st_mtime)
+    line = item.__code__.co_firstlineno if isinstance(item, types.FunctionType) else None
+    best: ast.AST | None = None
+    for node in ast.walk(module):
+        named = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == item.__name__
+        if (named and (line is None or line in _lines(node))) or (best is None and named):
+            best = node
+    if item.__name__ == "<lambda>":
+        on_line: list[ast.expr] = [
+            node for node in ast.walk(module) if isinstance(node, ast.Lambda) and node.lineno == line
+        ]
+        best = ast.List(elts=on_line, ctx=ast.Load()) if on_line else None  # several on a line: all of them
+    if best is None:
+        raise ValueError(f"{item.__qualname__} is not in {filename} any more")
+    return best
+
+
+def _lines(node: ast.AST) -> tuple[int, ...]:
+    decorators = [d.lineno for d in getattr(node, "decorator_list", [])]
+    return (node.lineno, *decorators)  # type: ignore[attr-defined]
+
+
+_IGNORED = {"type_params", "type_comment", "kind", "ctx", "returns", "annotation"}
+
+
+def _dump(node: Any) -> str:
+    """A text of the tree that is the same on every Python version: class names and non-empty fields."""
+    if isinstance(node, list):
+        return "[" + ",".join(_dump(item) for item in node) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = []
+    for name, value in ast.iter_fields(node):
+        if name in _IGNORED or value is None or value == []:
+            continue
+        if name == "body" and isinstance(value, list):
+            value = [s for s in value if not _is_docstring(s)]
+        fields.append(f"{name}={_dump(value)}")
+    return f"{type(node).__name__}({','.join(fields)})"
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _bytecode(code: types.CodeType) -> str:
+    constants = [
+        _bytecode(c) if isinstance(c, types.CodeType) else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
+        for c in code.co_consts
+    ]
+    return f"{code.co_code.hex()}|{constants}|{code.co_names}"
+
+
+def loaded_as_written(function: types.FunctionType) -> bool:
+    """Whether the function in memory is compiled from its source file as the file is now."""
+    filename = inspect.getsourcefile(function)
+    if filename is None or not Path(filename).is_file():
+        return False
+    compiled = _compiled(filename, Path(filename).stat().st_mtime)
+    return _bytecode(function.__code__) in compiled
+
+
+@functools.cache
+def _compiled(filename: str, modified: float) -> frozenset[str]:
+    codes, found = [compile(Path(filename).read_text(encoding="utf-8"), filename, "exec")], set()
+    while codes:
+        code = codes.pop()
+        found.add(_bytecode(code))
+        codes.extend(c for c in code.co_consts if isinstance(c, types.CodeType))
+    return frozenset(found)
+
+
+def environment(packages: Iterable[str]) -> dict[str, str]:
+    """Python, platform, processor count and the versions of the named packages."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpus": str(os.cpu_count()),
+        **versions,
+    }
+
+
+def code_revision(folder: Path) -> str:
+    """The git commit of a folder, `+ changes` when it has uncommitted ones; else the package version."""
+    try:
+        top = _git(folder, "rev-parse", "--show-toplevel")
+        if (Path(top) / "core").resolve() == folder.resolve() or Path(top).resolve() == folder.resolve():
+            dirty = " + changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else ""
+            return _git(folder, "rev-parse", "HEAD") + dirty
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return f"karat {metadata.version('karat')}"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

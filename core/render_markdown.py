@@ -1,0 +1,103 @@
+"""Reports as Markdown, for people: the verification report and the run report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from karat.core.evidence import Evidence
+from karat.core.report import RunReport, VerificationReport, with_digest
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; a `|` in a cell is escaped."""
+    head = list(header)
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in rows:
+        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines)
+
+
+def _counterexample(evidence: Evidence) -> str:
+    found = evidence.counterexample
+    if found is None:
+        return ""
+    values = ", ".join(f"{name} = {value}" for name, value in found.values.items())
+    how = "reproduced on the running function" if found.reproduced else "NOT reproduced"
+    return f"{values} ({how}{'; ' + found.note if found.note else ''})"
+
+
+def verification_markdown(report: VerificationReport) -> str:
+    """The verification report: a row per obligation, then counterexamples, then what the proofs assume."""
+    missed = [e for e in report.evidence if not e.expected]
+    verdict = "everything is as expected" if not missed else f"{len(missed)} obligations are NOT as expected"
+    rows = [(e.invariant, e.claim, e.engine, e.label, f"{e.seconds:.2f} s") for e in report.evidence]
+    parts = [
+        "# Verification report",
+        f"{len(report.evidence)} obligations, {verdict}; exit code {report.exit_code}. "
+        f"Revision {report.revision}; {report.created}.",
+        table(("invariant", "claim", "engine", "status", "time"), rows),
+    ]
+    if missed:
+        parts += ["## Not as expected", "\n".join(f"- **{e.obligation}** {e.grade.name}: {e.detail} "
+                                                  f"{_counterexample(e)}" for e in missed)]  # fmt: skip
+    refuted = [e for e in report.evidence if e.must_fail and e.expected]
+    if refuted:
+        parts += ["## Refuted, as they must be", "\n".join(f"- **{e.obligation}** \"{e.claim}\": "
+                                                           f"{_counterexample(e)}" for e in refuted)]  # fmt: skip
+    assumed = sorted({fact for e in report.evidence for fact in e.assumes})
+    if assumed:
+        parts += ["## Facts that proofs instantiate", "\n".join(f"- {fact}" for fact in assumed)]
+    parts += ["## Checks on the proofs themselves", _checks(report.evidence)]
+    tools = ", ".join(f"{name} {version}" for name, version in report.environment.items())
+    parts += [f"Tools: {tools}.", f"Digest of report.json: `{with_digest(report)['digest']}`"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _checks(evidence: Iterable[Evidence]) -> str:
+    rows = [
+        (e.obligation, "; ".join(f"{name}: {text}" for name, text in e.checks.items())) for e in evidence if e.checks
+    ]
+    return table(("obligation", "checks"), rows)
+
+
+def run_markdown(report: RunReport, digest: str) -> str:
+    """The run report: result, proofs, guards, what was not shown, data, environment."""
+    bpb = "none" if report.bpb is None else f"**{report.bpb:.4f}** bits per byte"
+    baseline = "" if report.baseline_bpb is None else f"; byte-trigram baseline {report.baseline_bpb:.4f}"
+    parts = [
+        "# Run report",
+        f"Outcome: **{report.outcome}** after {report.steps_done} of {report.steps_planned} steps, policy "
+        f"{report.policy}, exit code {report.exit_code}.",
+        f"Validation: {bpb} ({report.validation}){baseline}.",
+        "## What is proved",
+        table(
+            ("invariant", "standing", "proved", "tested", "refuted as expected", "engines", "stale"),
+            [(p.invariant, p.grade, p.shown, p.tested, p.refuted_as_expected, ", ".join(p.engines),
+              ", ".join((*p.stale, *p.missing))) for p in report.proofs],
+        ),
+        "## What was enforced",
+        table(
+            ("guard", "state", "checks", "violations", "worst margin", "at step", "required"),
+            [(f"{g.invariant} {g.slug}", g.state, g.checks, g.violations,
+              "" if g.worst_margin is None else f"{g.worst_margin:+.4g} {g.unit}".strip(),
+              "" if g.worst_step is None else g.worst_step, g.required + (f" ({g.note})" if g.note else ""))
+             for g in report.guards],
+        ),
+        f"Prune certificate: {report.certificate}",
+    ]  # fmt: skip
+    if report.rungs:
+        parts.append(table(("rung", "loss (bits per byte)", "should_prune"),
+                           [(r["step"], f"{r['loss']:.4f}" if r["loss"] is not None else "not finite", r["prune"])
+                            for r in report.rungs]))  # fmt: skip
+    if report.violations:
+        parts += ["## Violations", "\n".join(
+            f"- {v.invariant} {v.slug} at step {v.step} ({v.phase}): observed {v.observed or v.reason}; required {v.required}"
+            for v in report.violations)]  # fmt: skip
+    parts += ["## What was not shown", "\n".join(f"- {note}" for note in report.notes) or "- nothing noted"]
+    data = "\n".join(f"- {key}: {value}" for key, value in report.data.items())
+    model = ", ".join(f"{key} {value}" for key, value in report.model.items())
+    tools = ", ".join(f"{name} {version}" for name, version in report.environment.items())
+    timing = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.timing.items())
+    parts += ["## Data", data, "## Model", model, "## Environment", f"{tools}. Revision {report.revision}. {timing}.",
+              f"Digest of report.json: `{digest}`"]  # fmt: skip
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,201 @@
+"""The records that leave the process: the verification report, the proof lock, the run report. Canonical JSON, digest.
+
+A report's digest is the SHA-256 of its canonical JSON without the digest itself, so that anyone can re-check it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from karat.core.errors import EvidenceError, StorageError
+from karat.core.evidence import Evidence, Grade, Record
+from karat.core.provenance import canonical_json, digest
+
+SCHEMA = 1
+
+
+class VerificationReport(Record):
+    """What one `make verify` found out."""
+
+    schema_version: int = SCHEMA
+    kind: str = "karat verification report"
+    created: str
+    revision: str
+    environment: dict[str, str]
+    evidence: tuple[Evidence, ...]
+    exit_code: int
+    seconds: float
+
+
+class Proof(Record):
+    """One obligation as it was last shown: grade and the fingerprints of the functions that it is about."""
+
+    claim: str
+    engine: str
+    grade: str
+    about: dict[str, str]
+    assumes: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class ProofLock(Record):
+    """What has been proved, of which code: invariant id -> obligation id -> proof. No times: equal runs, equal files."""
+
+    schema_version: int = SCHEMA
+    solver: dict[str, str]
+    proofs: dict[str, dict[str, Proof]]
+
+
+class ProofStatus(Record):
+    """What the lock says of one invariant now. `stale` names functions that changed since they were proved."""
+
+    invariant: str
+    grade: str
+    engines: tuple[str, ...]
+    shown: int
+    tested: int
+    refuted_as_expected: int
+    stale: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def current(self) -> bool:
+        """Whether every obligation of the invariant was shown of the code as it is now."""
+        return not self.stale and not self.missing
+
+
+class GuardSummary(Record):
+    """What one guard did in a run."""
+
+    invariant: str
+    slug: str
+    state: str
+    checks: int
+    violations: int
+    worst_margin: float | None = None
+    worst_step: int | None = None
+    unit: str = ""
+    required: str = ""
+    note: str = ""
+
+
+class Violation(Record):
+    """One violation, as in the ledger and in the message."""
+
+    invariant: str
+    slug: str
+    step: int
+    phase: str
+    policy: str
+    observed: str
+    required: str
+    margin: float | None
+    previous_margin: float | None
+    unit: str
+    probe: str
+    evidence: str
+    reason: str = ""
+
+
+class RunReport(Record):
+    """What one training run did, under which guards, and what is proved of them."""
+
+    schema_version: int = SCHEMA
+    kind: str = "karat run report"
+    created: str
+    outcome: str
+    exit_code: int
+    policy: str
+    steps_done: int
+    steps_planned: int
+    bpb: float | None
+    baseline_bpb: float | None
+    first_loss: float | None
+    validation: str
+    proofs: tuple[ProofStatus, ...]
+    guards: tuple[GuardSummary, ...]
+    violations: tuple[Violation, ...]
+    rungs: tuple[dict[str, Any], ...]
+    certificate: str
+    notes: tuple[str, ...]
+    data: dict[str, Any]
+    model: dict[str, Any]
+    config: dict[str, Any]
+    environment: dict[str, str]
+    revision: str
+    timing: dict[str, float]
+
+
+def with_digest(report: Record) -> dict[str, Any]:
+    """The report as JSON data, with its own digest added."""
+    data = report.model_dump(mode="json")
+    return {**data, "digest": digest(data)}
+
+
+def digest_holds(data: dict[str, Any]) -> bool:
+    """Whether a report read back carries the digest of its content."""
+    return digest({key: value for key, value in data.items() if key != "digest"}) == data.get("digest")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: to a temporary name beside it, then renamed. StorageError when it cannot."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {path}: {error.strerror or error}",
+        required="a folder that can be written, with space left",
+        next_step="free some space, or choose another folder with --out",
+    )
+
+
+def write_report(path: Path, report: Record) -> str:
+    """Writes a report with its digest as indented JSON; returns the digest."""
+    data = with_digest(report)
+    write_text(path, _indented(data))
+    return str(data["digest"])
+
+
+def _indented(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def canonical(report: Record) -> str:
+    """The canonical JSON of a record."""
+    return canonical_json(report.model_dump(mode="json"))
+
+
+def read_lock(path: Path) -> ProofLock | None:
+    """The proof lock, None when there is none; EvidenceError when it cannot be read as one."""
+    if not path.is_file():
+        return None
+    try:
+        return ProofLock.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvidenceError(
+            f"{path} is not a proof lock: {str(error).splitlines()[0]}",
+            required="the file that `make verify` writes",
+            next_step="make verify",
+        ) from error
+
+
+GREEN = (Grade.PROVED.name, Grade.TESTED.name)

@@ -1,0 +1,446 @@
+"""INV-8 lr-band: the learning rate stays in the golden band around its anchor.
+
+Claim: on the plateau anchor/phi^k <= lr <= anchor·phi^k with anchor = phi^-n / 2 exactly; at every step 0 <= lr and
+lr <= anchor·phi^k. Default n = 10, k = 1: [0.0025125…, 0.0065777…] around 0.0040652….
+Why it matters: a schedule that runs past its end, a scheduler stepped twice or a rate set by hand trains on without a
+word. In the seed's own log the rate climbs back to its peak after the declared decay.
+Source: the band is the seed's idea; its stated identity lr = 0.004 = alpha_phi/phi^3 is false (it is 0.0279) and is
+kept below as a refutation. Limits and known ways to break it: LIMITS.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from random import Random
+from typing import Any
+
+from karat.core import verdict
+from karat.core.bounds import Interval
+from karat.core.formulas import anchors, schedule
+from karat.core.golden import PHI, Golden
+from karat.core.invariant import Bound, Invariant, Witness
+from karat.core.obligation import (
+    Checked,
+    Exact,
+    Exhaustive,
+    FloatLaw,
+    Formula,
+    Obligation,
+    Property,
+    implies,
+)
+from karat.core.observation import Phase, Quantity
+from karat.core.ops import FLOAT, Number, Ops
+
+
+@dataclass(frozen=True)
+class Band:
+    """The declared band: anchor phi^-n / 2, from anchor/phi^k to anchor·phi^k."""
+
+    n: int = 10
+    k: int = 1
+
+    @functools.cached_property
+    def interval(self) -> Interval:
+        """The exact band."""
+        return Interval(*anchors.band(self.n, self.k))
+
+    @functools.cached_property
+    def ends(self) -> tuple[float, float]:
+        """The float64 ends, rounded inward."""
+        return self.interval.at_least, self.interval.at_most
+
+
+def margin(values: Mapping[str, Any], band: Band, ops: Ops = FLOAT) -> Number:
+    """min(upper - lr, lr - lower) on the plateau, min(upper - lr, lr) elsewhere; unit of lr, negative outside."""
+    lower, upper = band.ends
+    lr = values["lr"]
+    return ops.minimum(upper - lr, lr - ops.where(values["on_plateau"] > 0, lower, 0.0))
+
+
+def seed_schedule(
+    step: Number, warmup: Number, stable_end: Number, total: Number, peak: Number, floor: Number, ops: Ops = FLOAT
+) -> Number:
+    """The seed's schedule as it ran: cosine decay whose progress is not clamped, so that it is periodic past `total`."""
+    if step < warmup:
+        return peak * step / warmup
+    if step < stable_end:
+        return peak
+    part = (step - stable_end) / (total - stable_end)
+    return floor + (peak - floor) * (1 + ops.cospi(part)) / 2
+
+
+SEED_LOG = {50: "0.002000", 100: "0.004000", 250: "0.010000", 500: "0.020000", 1000: "0.002000", 1500: "0.011000",
+            1950: "0.017364", 2000: "0.020000"}  # fmt: skip
+"""Step -> learning rate, as logged by the seed's run of 2000 steps with a declared total of 1000."""
+
+DEFAULT = Band()
+STEPS = {"step": "int", "warmup": "int", "stable_end": "int", "total": "int"}
+RATES = {"peak": "real", "floor": "real"}
+
+
+def _ordered(v: Any) -> dict[str, Any]:
+    return {
+        "the step is counted from 0": v.step >= 0,
+        "0 <= warmup": v.warmup >= 0,
+        "warmup <= stable_end": v.warmup <= v.stable_end,
+        "stable_end <= total": v.stable_end <= v.total,
+        "0 <= floor": v.floor >= 0,
+        "floor <= peak": v.floor <= v.peak,
+    }
+
+
+def _in_band(v: Any) -> dict[str, Any]:
+    return _ordered(v) | {
+        "anchor > 0": v.anchor > 0,
+        "anchor/phi <= peak": v.anchor / PHI <= v.peak,
+        "peak <= anchor·phi": v.peak <= v.anchor * PHI,
+    }
+
+
+def _later(v: Any) -> dict[str, Any]:
+    return _ordered(v) | {"stable_end <= step": v.stable_end <= v.step, "step <= later": v.step <= v.later}
+
+
+def _plateau(v: Any, wsd: Any) -> Any:
+    lr = wsd(v.step, v.warmup, v.stable_end, v.total, v.peak, v.floor)
+    on = (v.warmup <= v.step) & (v.step < v.stable_end)
+    return [implies(on, v.anchor / PHI <= lr), implies(on, lr <= v.anchor * PHI)]
+
+
+def _never_above(v: Any, wsd: Any) -> Any:
+    lr = wsd(v.step, v.warmup, v.stable_end, v.total, v.peak, v.floor)
+    return [lr <= v.anchor * PHI, lr >= 0, implies(v.step >= v.warmup, lr >= v.floor)]
+
+
+def _never_rises(v: Any, wsd: Any) -> Any:
+    arguments = (v.warmup, v.stable_end, v.total, v.peak, v.floor)
+    return wsd(v.later, *arguments) <= wsd(v.step, *arguments)
+
+
+def _ends(v: Any, wsd: Any) -> Any:
+    lr = wsd(v.step, v.warmup, v.stable_end, v.total, v.peak, v.floor)
+    return [
+        implies(v.step == v.warmup - 1, lr == v.peak),
+        implies((v.step == v.stable_end) & (v.step < v.total), lr == v.peak),
+        implies(v.step >= v.total, lr == v.floor),
+    ]
+
+
+def _shape(v: Any, wsd: Any) -> Any:
+    lr = wsd(v.step, v.warmup, v.stable_end, v.total, v.peak, v.floor)
+    falling = (v.stable_end <= v.step) & (v.step < v.total)
+    return [
+        implies(v.step < v.warmup, lr * v.warmup == v.peak * (v.step + 1)),
+        implies(falling, (lr - v.floor) * (v.total - v.stable_end) == (v.peak - v.floor) * (v.total - v.step)),
+    ]
+
+
+def _cosine_band(v: Any, cosine: Any) -> Any:
+    lr = cosine(v.step, v.stable_end, v.total, v.peak, v.floor, v.ops)
+    return [
+        lr <= v.peak,
+        lr >= 0,
+        implies(v.step >= v.stable_end, lr >= v.floor),
+        implies(v.step >= v.total, lr == v.floor),
+        implies((v.step == v.stable_end) & (v.step < v.total), lr == v.peak),
+    ]
+
+
+def _cosine_never_rises(v: Any, cosine: Any) -> Any:
+    arguments = (v.stable_end, v.total, v.peak, v.floor, v.ops)
+    return cosine(v.later, *arguments) <= cosine(v.step, *arguments)
+
+
+def _seed_never_rises(v: Any, seed: Any) -> Any:
+    arguments = (v.warmup, v.stable_end, v.total, v.peak, v.floor, v.ops)
+    return seed(v.later, *arguments) <= seed(v.step, *arguments)
+
+
+def _seed_run(v: Any) -> dict[str, Any]:
+    return {
+        "the seed's configuration": (v.warmup == 500) & (v.stable_end == 800) & (v.total == 1000)
+        & (v.peak == Fraction(1, 50)) & (v.floor == Fraction(1, 500)),
+        "the declared end": v.step == 1000,
+        "the end of its log": v.later == 2000,
+    }  # fmt: skip
+
+
+def _sample(random: Random) -> dict[str, Any]:
+    warmup = random.randint(0, 40)
+    stable_end = warmup + random.randint(0, 60)
+    total = stable_end + random.randint(0, 60)
+    step = random.randint(0, total + 30)
+    anchor = Fraction(random.randint(1, 400), 10_000)
+    peak = anchor * Fraction(random.randint(619, 1618), 1000)  # inside [1/phi, phi]
+    later = max(step, stable_end) + random.randint(0, 50)
+    return {"step": step, "warmup": warmup, "stable_end": stable_end, "total": total, "later": later,
+            "anchor": anchor, "peak": peak, "floor": peak * Fraction(random.randint(0, 100), 100)}  # fmt: skip
+
+
+def _sample_later(random: Random) -> dict[str, Any]:
+    values = _sample(random)
+    return values | {"step": max(values["step"], values["stable_end"])}
+
+
+def _sample_seed_run(random: Random) -> dict[str, Any]:
+    return {"step": 1000, "later": 2000, "warmup": 500, "stable_end": 800, "total": 1000,
+            "peak": Fraction(1, 50), "floor": Fraction(1, 500)}  # fmt: skip
+
+
+def _nearest(v: Any, nearer: Any) -> Any:
+    low_is_nearer = nearer(v.rate, v.low, v.high)
+    near_low = v.rate * v.rate <= v.low * v.low * PHI
+    near_high = v.high * v.high <= v.rate * v.rate * PHI
+    in_both = (v.low <= v.rate) & (v.rate <= v.low * PHI) & (v.high / PHI <= v.rate) & (v.rate <= v.high)
+    return [implies(low_is_nearer, near_low), implies(low_is_nearer == False, near_high), in_both]  # noqa: E712
+
+
+def _neighbours(v: Any) -> dict[str, Any]:
+    return {
+        "low > 0": v.low > 0,
+        "neighbours": v.high == v.low * PHI,
+        "between": (v.low <= v.rate) & (v.rate <= v.high),
+    }
+
+
+def _sample_neighbours(random: Random) -> dict[str, Any]:
+    low = Golden(Fraction(random.randint(1, 999), 1000))
+    return {"low": low, "high": low * PHI, "rate": low * Fraction(random.randint(1000, 1618), 1000)}
+
+
+def _anchors_cover_doubles(anchor: Any) -> Checked:
+    smallest, largest = Fraction(5e-324), Fraction(1.7976931348623157e308)
+    first, last = -1480, 1548
+    if not anchor(first) > largest or not anchor(last) < smallest:
+        return Checked(0, f"anchors {first}..{last} do not enclose the positive doubles")
+    for n in range(first, last):
+        if anchor(n) != anchor(n + 1) * PHI:
+            return Checked(n - first, f"anchors {n} and {n + 1} are not neighbours by the factor phi")
+    return Checked(last - first)
+
+
+def _sparse_anchor(n: int) -> Golden:
+    return PHI ** (-2 * n) / 2
+
+
+def _rate_in_nearest_band(rate: float, nearest: Any) -> bool:
+    low, high = anchors.band(nearest(rate), 1)
+    return low <= Fraction(rate) <= high
+
+
+def _nearest_by_rounding_up(rate: float) -> int:
+    return math.floor(-math.log(2 * rate) / math.log(1.618033988749895)) - 1
+
+
+def _float_schedule(wsd: Any) -> Checked:
+    cases = 0
+    peak, floor = 0.004, 0.0001
+    for total in range(1, 61):
+        for warmup, stable_end in itertools.combinations_with_replacement(range(0, total + 1, max(1, total // 6)), 2):
+            previous = math.inf
+            for step in range(total + 3):
+                lr = wsd(step, warmup, stable_end, total, peak, floor)
+                where = f"step {step} of warmup {warmup}, stable_end {stable_end}, total {total}: lr = {lr!r}"
+                low = floor if step >= warmup else 0.0
+                if not low <= lr <= peak:
+                    return Checked(cases, f"{where} is outside [{low}, {peak}]")
+                if step >= stable_end and lr > previous:
+                    return Checked(cases, f"{where} rises from {previous!r}")
+                if step >= total and lr != floor:
+                    return Checked(cases, f"{where} is not the floor")
+                previous = lr if step >= stable_end else math.inf
+                cases += 1
+    return Checked(cases)
+
+
+def _replay_log(seed: Any) -> Checked:
+    for step, logged in SEED_LOG.items():
+        ours = f"{seed(step, 500, 800, 1000, 0.02, 0.002):.6f}"
+        if ours != logged:
+            return Checked(0, f"step {step}: computed {ours}, logged {logged}")
+    return Checked(len(SEED_LOG))
+
+
+def _clamped_seed(step: Any, warmup: Any, stable_end: Any, total: Any, peak: Any, floor: Any, ops: Ops = FLOAT) -> Any:
+    return seed_schedule(min(step, total), warmup, stable_end, total, peak, floor, ops)
+
+
+def _unclamped_wsd(step: Any, warmup: Any, stable_end: Any, total: Any, peak: Any, floor: Any) -> Any:
+    if step < warmup or step < stable_end or total == stable_end:
+        return schedule.wsd(step, warmup, stable_end, total, peak, floor)
+    return peak - (peak - floor) * ((step - stable_end) / (total - stable_end))
+
+
+def _clamp_in_band(v: Any, clamp: Any) -> Any:
+    y = clamp(v.x, v.low, v.high)
+    return [v.low <= y, y <= v.high, implies((v.low <= v.x) & (v.x <= v.high), y == v.x)]
+
+
+def _float_returned(v: Any, wsd: Any) -> Any:
+    lr = wsd(v.step, v.warmup, v.stable_end, v.total, v.peak, v.floor)
+    return [lr <= v.peak, lr >= 0.0, implies(v.step >= v.warmup, lr >= v.floor)]
+
+
+def _doubles(random: Random) -> dict[str, float]:
+    low = random.uniform(-1, 1)
+    return {"x": random.choice([random.uniform(-2, 2), math.inf, -math.inf, math.nan]), "low": low,
+            "high": low + random.random()}  # fmt: skip
+
+
+def _double_schedule(random: Random) -> dict[str, float]:
+    values = {name: float(value) for name, value in _sample(random).items()}
+    return {name: values[name] for name in ("step", "warmup", "stable_end", "total", "peak", "floor")}
+
+
+def _guard_on_plateau(v: Any, distance: Any, accepts: Any) -> Any:
+    lower, upper = DEFAULT.ends
+    accepted = accepts(distance({"lr": v.lr, "on_plateau": 1.0}, DEFAULT, v.ops))
+    return accepted == ((lower <= v.lr) & (v.lr <= upper))
+
+
+def _guard_elsewhere(v: Any, distance: Any, accepts: Any) -> Any:
+    accepted = accepts(distance({"lr": v.lr, "on_plateau": 0.0}, DEFAULT, v.ops))
+    return accepted == ((v.lr >= 0.0) & (v.lr <= DEFAULT.ends[1]))
+
+
+def _any_rate(random: Random) -> dict[str, float]:
+    return {"lr": random.choice([random.uniform(0, 0.01), math.nan, math.inf, -1.0])}
+
+
+def _ends_inward(ends: tuple[float, float]) -> bool:
+    low, high = anchors.band(DEFAULT.n, DEFAULT.k)
+    return low <= Fraction(ends[0]) and Fraction(ends[1]) <= high
+
+
+def _one_out(ends: tuple[float, float]) -> tuple[tuple[float, float], ...]:
+    """The two neighbouring pairs with one end a double further out."""
+    return (math.nextafter(ends[0], -1), ends[1]), (ends[0], math.nextafter(ends[1], 1))
+
+
+_WSD = (schedule.wsd,)
+_ANCHORED = STEPS | RATES | {"anchor": "real"}
+_PAIRED = STEPS | RATES | {"later": "int"}
+
+OBLIGATIONS: tuple[Obligation, ...] = (
+    Formula("INV-8.plateau", "the plateau of the running WSD schedule lies in [anchor/phi, anchor·phi], for all "
+            "integer steps and totals and every anchor, if the peak does", _WSD,
+            variables=_ANCHORED, given=_in_band, show=_plateau, sample=_sample),
+    Formula("INV-8.never-above", "the learning rate never exceeds anchor·phi, is never negative, and is never below "
+            "the floor once warm", _WSD, variables=_ANCHORED, given=_in_band, show=_never_above, sample=_sample),
+    Formula("INV-8.never-rises", "the decay of WSD never rises, at any step up to any later one, past the end too",
+            _WSD, variables=_PAIRED, given=_later, show=_never_rises, sample=_sample_later),
+    Formula("INV-8.ends", "the end points are hit: peak at the last warm-up step and at stable_end, floor from total on",
+            _WSD, variables=STEPS | RATES, given=_ordered, show=_ends, sample=_sample),
+    Formula("INV-8.shape", "warm-up and decay are straight lines, at every step", _WSD,
+            variables=STEPS | RATES, given=_ordered, show=_shape, sample=_sample),
+    Formula("INV-8.cosine-band", "the cosine schedule stays in [floor, peak] once warm, hits both ends, and stays at "
+            "the floor past the end", (schedule.cosine,), variables=STEPS | RATES, given=_ordered,
+            show=_cosine_band, sample=_sample),
+    Formula("INV-8.cosine-never-rises", "the decay of the cosine schedule never rises, past the end too",
+            (schedule.cosine,), variables=_PAIRED, given=_later, show=_cosine_never_rises, sample=_sample_later),
+    Formula("INV-8.nearest", "a rate between two neighbouring anchors is within a factor sqrt(phi) of the nearer one, and in "
+            "its band (k = 1)",
+            (anchors.nearer,), variables={"rate": "real", "low": "real", "high": "real"}, given=_neighbours,
+            show=_nearest, sample=_sample_neighbours),
+    Exhaustive("INV-8.anchors-cover", "neighbouring anchors differ by the factor phi, and anchors -1480..1548 enclose "
+               "every positive double: so each lies between two neighbours", (anchors.anchor,),
+               check=_anchors_cover_doubles, rivals={"every second anchor": (_sparse_anchor,)}),
+    Property("INV-8.nearest-anchor", "nearest_anchor(rate) names an anchor whose band holds the rate",
+             (anchors.nearest_anchor,), strategy=lambda st: st.floats(min_value=5e-324, allow_infinity=False),
+             holds=_rate_in_nearest_band, rivals={"off by one": (_nearest_by_rounding_up,)}, examples=300),
+    Exact("INV-8.champion", "0.004 lies in the default band, exactly", (anchors.band,),
+          show=lambda rate: Interval(*anchors.band(10, 1)).contains(rate), at=Fraction(4, 1000),
+          not_at=(Fraction(1, 2), Fraction(2, 1000), Fraction(7, 1000))),
+    Exact("INV-8.inward", "the float64 ends of the default band lie inside the exact one, and the next doubles do not",
+          (anchors.band,), show=_ends_inward, at=DEFAULT.ends, not_at=_one_out(DEFAULT.ends)),
+    FloatLaw("INV-8.clamp", "clamp(x, low, high) is in [low, high] for every double x, NaN included, and is x inside",
+             (schedule.clamp,), variables=("x", "low", "high"), given=lambda v: {"low <= high": v.low <= v.high},
+             show=_clamp_in_band, sample=_doubles),
+    FloatLaw("INV-8.returned", "the double that WSD returns is in [0, peak], and in [floor, peak] once warm, whatever "
+             "its products and quotients round to", _WSD,
+             variables=("step", "warmup", "stable_end", "total", "peak", "floor"),
+             given=_ordered,
+             show=_float_returned, sample=_double_schedule),
+    FloatLaw("INV-8.guard-plateau", "on the plateau the guard accepts a double iff it is in the band: for all doubles, "
+             "NaN and infinities too", (margin, verdict.accepts), variables=("lr",), show=_guard_on_plateau,
+             sample=_any_rate),
+    FloatLaw("INV-8.guard-elsewhere", "off the plateau the guard accepts a double iff it is in [0, upper end]",
+             (margin, verdict.accepts), variables=("lr",), show=_guard_elsewhere, sample=_any_rate),
+    Exhaustive("INV-8.float-schedule", "in float64 WSD stays in [floor, peak], never rises in its decay and ends at the "
+               "floor: every step of every total up to 60", _WSD, check=_float_schedule,
+               rivals={"no clamp": (_unclamped_wsd,)}),
+    Formula("INV-8.seed-never-rises", "the seed's schedule, whose progress is not clamped, never rises after its "
+            "declared end", (seed_schedule,), variables=_PAIRED, given=_seed_run, show=_seed_never_rises,
+            sample=_sample_seed_run, must_fail=True),
+    Exhaustive("INV-8.seed-log", "that schedule, with a declared total of 1000, gives the seed's logged rates to six "
+               "digits, back at the peak 0.02 at step 2000", (seed_schedule,), check=_replay_log,
+               rivals={"clamped": (_clamped_seed,)}),
+    Exact("INV-8.seed-identity", "alpha_phi/phi^3 = 0.004, as the seed has it", (anchors.anchor,),
+          show=lambda rate: rate == anchors.ALPHA_PHI / PHI**3, at=Fraction(4, 1000),
+          not_at=(anchors.ALPHA_PHI / PHI**3,), must_fail=True),
+)  # fmt: skip
+
+
+def bounds(band: Band) -> tuple[Bound, ...]:
+    """The band as cited."""
+    low, high = anchors.band(band.n, band.k)
+    middle = anchors.anchor(band.n)
+    return (
+        Bound("anchor", f"phi^-{band.n} / 2 = {middle}", middle.decimal()),
+        Bound("lower", f"anchor / phi^{band.k} = {low}", low.decimal()),
+        Bound("upper", f"anchor · phi^{band.k} = {high}", high.decimal()),
+    )
+
+
+def required(band: Band) -> str:
+    """The condition as one line."""
+    power = f"^{band.k}" if band.k != 1 else ""
+    return f"anchor/phi{power} <= lr <= anchor·phi{power} (below the lower end only off the plateau)   {band.interval.decimal()}"
+
+
+INVARIANT = Invariant(
+    id="INV-8",
+    slug="lr-band",
+    statement="On the plateau the learning rate is in [anchor/phi^k, anchor·phi^k], anchor = phi^-n/2; at every step it "
+    "is in [0, anchor·phi^k].",
+    why="A rate outside its declared band, or one that climbs again after the decay, trains on without a word.",
+    unit="",
+    sources=("the seed's INV-8, corrected", "WSD: Hu et al. 2024, arXiv 2404.06395"),
+    limits=(
+        "The band is a declaration: nothing proves that a rate inside it trains well.",
+        "Below the band, warm-up and decay are only required to be >= 0.",
+        "One rate per parameter group is looked at; what the optimizer makes of it is not.",
+    ),
+    phases=(Phase.START, Phase.BEFORE_STEP),
+    quantities=(
+        Quantity("lr", "lr", "", "the learning rate that the optimizer is about to use, the worst over its groups"),
+        Quantity("on_plateau", "on plateau", "", "1 on the plateau of the declared schedule, else 0"),
+    ),
+    parameters=DEFAULT,
+    bounds=bounds,
+    required=required,
+    margin=margin,
+    obligations=OBLIGATIONS,
+    strategy=lambda st: st.fixed_dictionaries(
+        {"lr": st.one_of(st.floats(0, 0.02), st.floats()), "on_plateau": st.sampled_from([0.0, 1.0])}
+    ),
+    holds=(
+        Witness({"lr": 0.004, "on_plateau": 1.0}, "the seed's rate"),
+        Witness({"lr": DEFAULT.ends[0], "on_plateau": 1.0}, "the lower end"),
+        Witness({"lr": DEFAULT.ends[1], "on_plateau": 1.0}, "the upper end"),
+        Witness({"lr": 0.0, "on_plateau": 0.0}, "the end of a decay to zero"),
+    ),
+    violates=(
+        Witness({"lr": math.nextafter(DEFAULT.ends[1], 1), "on_plateau": 1.0}, "one double above the upper end"),
+        Witness({"lr": math.nextafter(DEFAULT.ends[0], 0), "on_plateau": 1.0}, "one double below the lower end"),
+        Witness({"lr": 0.5, "on_plateau": 0.0}, "a rate typed wrong"),
+        Witness({"lr": -1e-9, "on_plateau": 0.0}, "a negative rate"),
+        Witness({"lr": float(anchors.ALPHA_PHI / PHI**3), "on_plateau": 1.0}, "the seed's alpha_phi/phi^3"),
+    ),
+)

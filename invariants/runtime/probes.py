@@ -1,0 +1,123 @@
+"""Probes: from what a live run holds to what a guard looks at.
+
+A probe does its reductions on the device and returns a Reading: small tensors that have not been waited for, and how
+to make the observed values of their numbers. The monitor brings the tensors of all guards over in one transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from karat.core.formulas.entropy import entropy_of_counts_nats
+from karat.core.observation import Observation
+from karat.invariants import inv02_asha_threshold as inv02
+from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants import inv04_nca_entropy_band as inv04
+from karat.invariants import inv08_lr_band as inv08
+from karat.invariants import inv11_mhc_doubly_stochastic as inv11
+
+Numbers = Mapping[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a probe read: tensors still on the device, and `values`, which makes the observation of their numbers."""
+
+    invariant_id: str
+    probe: str
+    tensors: Mapping[str, torch.Tensor]
+    values: Callable[[Numbers], Mapping[str, Any]]
+
+
+def observe(readings: Sequence[Reading]) -> list[Observation]:
+    """The observations of all readings: one concatenation, one transfer to the host, however many there are.
+
+    float32 becomes float64 without rounding, so the guards judge exactly what the run holds.
+    """
+    parts = [tensor.detach().reshape(-1) for reading in readings for tensor in reading.tensors.values()]
+    wide = any(part.dtype == torch.float64 for part in parts)
+    numbers: list[float] = []
+    if parts:
+        dtype = torch.float64 if wide else torch.float32
+        numbers = torch.cat([part.to(dtype) for part in parts]).tolist()
+    observations, place = [], 0
+    for reading in readings:
+        own: dict[str, list[float]] = {}
+        for name, tensor in reading.tensors.items():
+            own[name] = numbers[place : place + tensor.numel()]
+            place += tensor.numel()
+        observations.append(Observation(reading.invariant_id, reading.values(own), reading.probe))
+    return observations
+
+
+def learning_rate(optimizer: torch.optim.Optimizer, on_plateau: bool, band: inv08.Band) -> Reading:
+    """INV-8: the rate of the parameter group that is nearest to, or furthest outside, a bound."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    plateau = 1.0 if on_plateau else 0.0
+    finite = [rate for rate in rates if rate - rate == 0]
+    worst = (
+        min(finite, key=lambda rate: inv08.margin({"lr": rate, "on_plateau": plateau}, band))
+        if len(finite) == len(rates)
+        else next(rate for rate in rates if rate - rate != 0)
+    )
+    return Reading("INV-8", "learning_rate", {}, lambda _: {"lr": worst, "on_plateau": plateau})
+
+
+def schedule_peak(rates: Sequence[tuple[float, bool]], band: inv08.Band) -> Reading:
+    """INV-8 before the first step: the worst of (rate, on_plateau) over every step of the planned schedule."""
+    lr, plateau = min(
+        ((rate, 1.0 if on else 0.0) for rate, on in rates),
+        key=lambda item: inv08.margin({"lr": item[0], "on_plateau": item[1]}, band),
+    )
+    return Reading("INV-8", "schedule_peak", {}, lambda _: {"lr": lr, "on_plateau": plateau})
+
+
+def gf16_absmax(parameters: Sequence[torch.Tensor], domain: inv03.Domain) -> Reading:
+    """INV-3: the largest magnitude in each tensor that goes through GF16; the worst one is observed."""
+    norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters], float("inf")))
+
+    def values(numbers: Numbers) -> Mapping[str, Any]:
+        odd = [a for a in numbers["absmax"] if a - a != 0]
+        worst = odd[0] if odd else min(numbers["absmax"], key=lambda a: inv03.margin({"absmax": a}, domain))
+        return {"absmax": worst}
+
+    return Reading("INV-3", "gf16_absmax", {"absmax": norms}, values)
+
+
+def nca_entropy(counts: torch.Tensor) -> Reading:
+    """INV-4: the entropy of the histogram of the grid's states; counts has shape (9,) and sums to 81."""
+
+    def values(numbers: Numbers) -> Mapping[str, Any]:
+        histogram = [int(c) for c in numbers["counts"]]
+        if len(histogram) != inv04.STATES or sum(histogram) != inv04.CELLS or min(histogram) < 0:
+            return {"entropy": float("nan")}  # not the histogram of a 9x9 grid: cannot be accepted
+        return {"entropy": entropy_of_counts_nats(histogram)}
+
+    return Reading("INV-4", "nca_entropy", {"counts": counts}, values)
+
+
+def mixing_matrices(matrices: torch.Tensor, spread: torch.Tensor) -> Reading:
+    """INV-11: the mixing matrices, shape (S, n, n) in the order of depth, and the spread of the streams, shape ()."""
+    count, n, _ = matrices.shape
+
+    def values(numbers: Numbers) -> Mapping[str, Any]:
+        flat = numbers["matrices"]
+        nested = [[flat[(s * n + i) * n : (s * n + i + 1) * n] for i in range(n)] for s in range(count)]
+        return {"matrices": nested, "spread": numbers["spread"][0]}
+
+    return Reading(inv11.INVARIANT.id, "mixing_matrices", {"matrices": matrices, "spread": spread}, values)
+
+
+def prune_certificate(loss: float, certificate: inv02.Certificate) -> Reading:
+    """INV-2: the validation loss at a rung, in bits per byte, and the certificate in force there."""
+    observed = {
+        "loss": loss,
+        "threshold": certificate.threshold,
+        "target": certificate.target,
+        "gap": certificate.gap,
+    }
+    return Reading("INV-2", "prune_certificate", {}, lambda _: observed)

@@ -1,0 +1,129 @@
+"""watch: the guards on any PyTorch loop, attached to the optimizer's own step hook.
+
+    guards = watch(model, optimizer, policy="strict", lr_band=Band())
+
+Nothing else in the loop changes. Each guard runs on what was declared; what was not declared is listed as not
+checked, and why. (Guards that need no declaration, for any training run, are the RUN family, which is still to come.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from karat.core.errors import ConfigError
+from karat.core.observation import Phase
+from karat.core.policy import Policy
+from karat.core.report import GuardSummary, Violation
+from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants import inv08_lr_band as inv08
+from karat.invariants import inv11_mhc_doubly_stochastic as inv11
+from karat.invariants.catalogue import find
+from karat.invariants.runtime.ledger import Ledger
+from karat.invariants.runtime.monitor import Monitor
+from karat.invariants.runtime.probes import Reading, gf16_absmax, learning_rate, mixing_matrices
+from karat.invariants.standing import demand_current, standings
+
+Mixing = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Watch:
+    """The guards attached to one optimizer. A context manager: leaving it detaches them."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, monitor: Monitor, probes: list[Callable[[int], Reading]],
+                 not_checked: dict[str, str], ledger: Ledger | None) -> None:  # fmt: skip
+        self.step = 0
+        self.not_checked = not_checked
+        self._monitor, self._probes, self._ledger = monitor, probes, ledger
+        self._handle: Any = optimizer.register_step_pre_hook(self._before_step)
+        self._after: Any = optimizer.register_step_post_hook(self._after_step)
+
+    @property
+    def violations(self) -> list[Violation]:
+        """What was violated so far, in order."""
+        return list(self._monitor.violations)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._monitor.check(Phase.BEFORE_STEP, self.step, [probe(self.step) for probe in self._probes])
+
+    def _after_step(self, *_: Any) -> None:
+        self.step += 1
+
+    def finish(self) -> list[GuardSummary]:
+        """Detaches the guards and returns their tallies; calling it again is harmless."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._after.remove()
+            self._handle = None
+            if self._ledger is not None:
+                self._ledger.close()
+        return [guard.summary() for guard in self._monitor.guards.values()]
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish()
+
+
+def watch(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    policy: Policy | str = Policy.WARN,
+    lr_band: inv08.Band | None = None,
+    plateau: Callable[[int], bool] | None = None,
+    gf16: Iterable[str] | None = None,
+    mixing: Mixing | None = None,
+    ledger: Path | None = None,
+) -> Watch:
+    """Attaches the declared guards to optimizer.step(); under STRICT a violation raises before the step changes anything.
+
+    lr_band: INV-8 on every parameter group (plateau(step) says where the lower end counts; nowhere by default).
+    gf16: names of parameters that go through GF16 (INV-3). mixing(): (matrices (S, n, n), spread ()) of the last
+    forward (INV-11). ConfigError when a name does not exist.
+    """
+    chosen = Policy(policy)
+    probes: list[Callable[[int], Reading]] = []
+    guarded: list[tuple[str, Any]] = []
+    not_checked: dict[str, str] = {}
+    on_plateau = plateau or (lambda step: False)
+    if lr_band is not None:
+        band = lr_band
+        guarded.append(("INV-8", band))
+        probes.append(lambda step: learning_rate(optimizer, on_plateau(step), band))
+    else:
+        not_checked["INV-8"] = "no lr_band was declared"
+    if gf16 is not None:
+        tensors = [_parameter(model, name) for name in gf16]
+        guarded.append(("INV-3", inv03.DEFAULT))
+        probes.append(lambda step: gf16_absmax(tensors, inv03.DEFAULT))
+    else:
+        not_checked["INV-3"] = "no parameters were declared to go through GF16"
+    if mixing is not None:
+        read = mixing
+        guarded.append(("INV-11", inv11.DEFAULT))
+        probes.append(lambda step: mixing_matrices(*read()))
+    else:
+        not_checked["INV-11"] = "no mixing matrices were declared"
+    invariants = [(find(name), parameters) for name, parameters in guarded]
+    statuses = standings(invariant for invariant, _ in invariants)
+    if chosen is Policy.STRICT:
+        demand_current(statuses)
+    rows = Ledger(ledger) if ledger is not None else None
+    monitor = Monitor.of(invariants, chosen, ledger=rows, standing={s.invariant: s for s in statuses})
+    return Watch(optimizer, monitor, probes, not_checked, rows)
+
+
+def _parameter(model: torch.nn.Module, name: str) -> torch.Tensor:
+    parameters = dict(model.named_parameters())
+    if name not in parameters:
+        some = ", ".join(list(parameters)[:5]) or "none: the model has no parameters"
+        raise ConfigError(f"the model has no parameter {name!r}", required=f"one of its names: {some}, …")
+    return parameters[name]

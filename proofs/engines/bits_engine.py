@@ -1,0 +1,92 @@
+"""Laws of bit patterns, decided by Z3 for every input: what runs on int32 lanes against Z3's own rounding."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import z3
+
+from karat.core.evidence import Counterexample, Grade
+from karat.core.obligation import BitLaw
+from karat.core.ops import FLOAT
+from karat.proofs.engines.z3_engine import RLIMIT, resource_count
+from karat.proofs.evaluate import model_value
+from karat.proofs.exploration import Outcome, samples
+from karat.proofs.real_carrier import SymbolicOps
+from karat.proofs.symbolic import BitSym, Explorer, SBool
+
+LANE = 32
+
+
+def prove_bit_law(obligation: BitLaw) -> Outcome:
+    """Decides a law for all values of its variables; each is zero-extended into a 32-bit lane."""
+    narrow = {name: z3.BitVec(name, width) for name, width in obligation.variables.items()}
+    lanes = {name: BitSym(z3.ZeroExt(LANE - term.size(), term)) for name, term in narrow.items()}
+    v = SimpleNamespace(**lanes, ops=SymbolicOps())
+    explorer = Explorer([])
+    given = explorer.run(lambda: [SBool.lift(c) for c in obligation.given(v).values()])[0].value
+    paths = explorer.run(lambda: obligation.show(v, z3, *obligation.about))
+    checks = {"paths": str(len(paths))}
+    used = 0
+
+    def check(*assertions: Any) -> tuple[str, Any]:
+        nonlocal used
+        solver = z3.SolverFor("QF_FP")
+        solver.set("rlimit", 10 * RLIMIT)
+        solver.add(*assertions)
+        result = str(solver.check())
+        used = max(used, resource_count(solver))
+        return result, (solver.model() if result == "sat" else None)
+
+    if check(*given)[0] != "sat":
+        return Outcome(Grade.VACUOUS, "no input satisfies the hypotheses", None, checks)
+    for path in paths:
+        result, model = check(*given, *path.condition, z3.Not(_term(path.value)))
+        if result == "sat":
+            values = {name: model_value(model, term) for name, term in narrow.items()}
+            return Outcome(Grade.REFUTED, "Z3 found an input", _reproduce(obligation, values), checks, rlimit=used)
+        if result != "unsat":
+            return Outcome(Grade.UNKNOWN, "undecided within the resource limit", None, checks, rlimit=used)
+
+    havoc = [_arbitrary(f, i) for i, f in enumerate(obligation.about)]
+    loose = explorer.run(lambda: obligation.show(v, z3, *havoc))
+    if not any(check(*given, *p.condition, z3.Not(_term(p.value)))[0] == "sat" for p in loose):
+        return Outcome(Grade.VACUOUS, "holds for any function whatever", None, checks, rlimit=used)
+    checks["not a tautology"] = "fails for an arbitrary function"
+    checks["translation validated"] = _validate(obligation, narrow, paths)
+    inputs = " x ".join(f"2^{width}" for width in obligation.variables.values())
+    return Outcome(Grade.PROVED, f"all {inputs} inputs", None, checks, rlimit=used)
+
+
+def _term(value: Any) -> Any:
+    return value.e if isinstance(value, SBool) else value
+
+
+def _arbitrary(function: Any, place: int) -> Any:
+    return lambda *arguments: BitSym(z3.BitVec(f"arbitrary!{place}", LANE))
+
+
+def _reproduce(obligation: BitLaw, values: dict[str, int]) -> Counterexample:
+    """The input tried on Python ints: the result of the running functions is shown beside it."""
+    result = obligation.run(SimpleNamespace(**values, ops=FLOAT), *obligation.about)
+    shown = {name: hex(value) for name, value in values.items()}
+    return Counterexample(values=shown, reproduced=True, note=f"the running function gives {result!r}")
+
+
+def _validate(obligation: BitLaw, narrow: dict[str, Any], paths: list[Any]) -> str:
+    """The running functions on Python ints equal their symbolic reading at every sample."""
+    lanes = {name: BitSym(z3.ZeroExt(LANE - term.size(), term)) for name, term in narrow.items()}
+    symbolic = (
+        Explorer([])
+        .run(lambda: obligation.run(SimpleNamespace(**lanes, ops=SymbolicOps()), *obligation.about))[0]
+        .value
+    )
+    points = samples(obligation)
+    for point in points:
+        ran = obligation.run(SimpleNamespace(**point, ops=FLOAT), *obligation.about)
+        pairs = [(narrow[name], z3.BitVecVal(value, narrow[name].size())) for name, value in point.items()]
+        explored = z3.simplify(z3.substitute(symbolic.e, *pairs)).as_long()
+        if explored != ran & 0xFFFFFFFF:
+            raise ValueError(f"explored {explored:#x}, ran {ran:#x} at {point}")
+    return f"{len(points)} points"

@@ -1,0 +1,312 @@
+"""Path-forking symbolic carriers: the unmodified functions of core/formulas run on Z3 terms.
+
+`if`, `and`, `min` and all else that asks a symbolic condition for its truth forks the path: the explorer asks Z3 which
+sides are feasible, takes one and comes back for the other, so that the set of paths is complete. What cannot be
+followed (float(), int(), hash(), formatting, a dict lookup) raises Concretised; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import z3
+
+FEASIBILITY_RLIMIT = 300_000
+MAX_PATHS = 512
+
+
+class Concretised(TypeError):
+    """A function wanted the concrete value of a symbolic one."""
+
+
+class PathBudget(RuntimeError):
+    """More paths than MAX_PATHS: the exploration is incomplete, so nothing is claimed."""
+
+
+@dataclass
+class Path:
+    """One way through a function: the condition under which it is taken, its value, the divisors that it met."""
+
+    condition: list[Any]
+    value: Any
+    divisors: list[tuple[list[Any], Any]]
+    calls: list[Any]
+
+
+@dataclass
+class Explorer:
+    """Runs a function on symbolic arguments along every feasible path, under hypotheses."""
+
+    hypotheses: list[Any]
+    axioms: dict[str, Any] = field(default_factory=dict)
+    pool: list[Any] = field(default_factory=list)
+    condition: list[Any] = field(default_factory=list)
+    divisors: list[tuple[list[Any], Any]] = field(default_factory=list)
+    calls: list[Any] = field(default_factory=list)
+    fresh: int = 0
+    assumed: dict[str, None] = field(default_factory=dict)
+    _prefix: list[bool] = field(default_factory=list)
+    _taken: list[bool] = field(default_factory=list)
+    _pending: list[list[bool]] = field(default_factory=list)
+    _solver: Any = None
+
+    def run(self, function: Callable[[], Any]) -> list[Path]:
+        """Every path through function(); an exception in it is raised with the path that led there."""
+        paths: list[Path] = []
+        pending: list[list[bool]] = [[]]
+        while pending:
+            if len(paths) >= MAX_PATHS:
+                raise PathBudget(f"more than {MAX_PATHS} paths")
+            self._prefix, self._taken, self._pending = pending.pop(), [], pending
+            self.condition, self.divisors, self.calls, self.fresh = [], [], [], 0
+            self._solver = z3.Solver()
+            self._solver.set("rlimit", FEASIBILITY_RLIMIT)
+            self._solver.add(*self.hypotheses)
+            with _exploring(self):
+                value = function()
+            paths.append(Path(self.condition, value, self.divisors, self.calls))
+        return paths
+
+    def decide(self, term: Any) -> bool:
+        """Which way to go at a condition; the other way is queued when it is feasible too."""
+        place = len(self._taken)
+        if place < len(self._prefix):
+            choice = self._prefix[place]
+        else:
+            choice = self._solver.check(term) != z3.unsat  # unknown counts as feasible: sound
+            if choice and self._solver.check(z3.Not(term)) != z3.unsat:
+                self._pending.append([*self._taken, False])
+        self._taken.append(choice)
+        chosen = term if choice else z3.Not(term)
+        self.condition.append(chosen)
+        self._solver.add(chosen)
+        return choice
+
+    def divisor(self, term: Any) -> None:
+        """Notes that term was divided by here: that it is not zero becomes a goal of its own."""
+        self.divisors.append((list(self.condition), term))
+
+    def axiom(self, label: str, *terms: Any) -> None:
+        """Adds facts that hold of every number, with the name under which the evidence lists them."""
+        self.assumed[label] = None
+        for term in terms:
+            self.axioms.setdefault(term.sexpr(), term)
+
+    def any_double(self) -> DoubleSym:
+        """A double of which nothing is known."""
+        self.fresh += 1
+        self.assumed["the result of * and / may be any double"] = None
+        return DoubleSym(z3.FP(f"any!{self.fresh}", z3.Float64()))
+
+
+_CURRENT: contextvars.ContextVar[Explorer] = contextvars.ContextVar("explorer")
+
+
+def current() -> Explorer:
+    """The explorer at work; Concretised when a symbolic value is used outside one."""
+    try:
+        return _CURRENT.get()
+    except LookupError:
+        raise Concretised("a symbolic condition was asked for its truth outside an exploration") from None
+
+
+@contextmanager
+def _exploring(explorer: Explorer) -> Iterator[None]:
+    token = _CURRENT.set(explorer)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+class _Opaque:
+    """What every carrier refuses."""
+
+    e: Any
+    __slots__ = ("e",)
+
+    def __init__(self, term: Any) -> None:
+        self.e = term
+
+    def _refuse(self, *_: Any) -> Any:
+        raise Concretised(f"a symbolic value was made concrete: {self.e}")
+
+    __float__ = __int__ = __index__ = __round__ = __format__ = __complex__ = _refuse
+    __hash__ = _refuse
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.e})"
+
+
+class SBool(_Opaque):
+    """A symbolic truth value. `and`, `or`, `not` and `if` fork; & | ~ and implies do not."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def lift(value: Any) -> Any:
+        if isinstance(value, SBool):
+            return value.e
+        if isinstance(value, bool):
+            return z3.BoolVal(value)
+        raise Concretised(f"{value!r} is not a truth value")
+
+    def __bool__(self) -> bool:
+        return current().decide(self.e)
+
+    def __and__(self, other: Any) -> SBool:
+        return SBool(z3.And(self.e, SBool.lift(other)))
+
+    def __or__(self, other: Any) -> SBool:
+        return SBool(z3.Or(self.e, SBool.lift(other)))
+
+    __rand__, __ror__ = __and__, __or__
+
+    def __invert__(self) -> SBool:
+        return SBool(z3.Not(self.e))
+
+    def implies(self, other: Any) -> SBool:
+        return SBool(z3.Implies(self.e, SBool.lift(other)))
+
+    def __eq__(self, other: Any) -> SBool:  # type: ignore[override]
+        return SBool(self.e == SBool.lift(other))
+
+    def __ne__(self, other: Any) -> SBool:  # type: ignore[override]
+        return SBool(self.e != SBool.lift(other))
+
+    __hash__ = _Opaque._refuse
+
+
+class _Ordered(_Opaque):
+    """Comparisons for a carrier that can `lift` and `compare`."""
+
+    __slots__ = ()
+
+    def compare(self, other: Any, how: str) -> SBool:
+        raise NotImplementedError
+
+    def __lt__(self, other: Any) -> SBool:
+        return self.compare(other, "<")
+
+    def __le__(self, other: Any) -> SBool:
+        return self.compare(other, "<=")
+
+    def __gt__(self, other: Any) -> SBool:
+        return self.compare(other, ">")
+
+    def __ge__(self, other: Any) -> SBool:
+        return self.compare(other, ">=")
+
+    def __eq__(self, other: Any) -> SBool:  # type: ignore[override]
+        return self.compare(other, "==")
+
+    def __ne__(self, other: Any) -> SBool:  # type: ignore[override]
+        return ~self.compare(other, "==")
+
+    __hash__ = _Opaque._refuse
+
+    def __bool__(self) -> bool:
+        return bool(self != 0)
+
+
+class DoubleSym(_Ordered):
+    """A float64 under round-to-nearest. + and - are exact to the bit; * and / give any double, which is sound."""
+
+    __slots__ = ()
+    sort: ClassVar[Any] = z3.Float64()
+
+    def lift(self, value: Any) -> Any:
+        if isinstance(value, DoubleSym):
+            return value.e
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if isinstance(value, int) and int(float(value)) != value:
+                raise Concretised(f"{value} is not a double")
+            return z3.FPVal(float(value), self.sort)
+        raise Concretised(f"{value!r} is not a double")
+
+    def compare(self, other: Any, how: str) -> SBool:
+        relation = {"<": z3.fpLT, "<=": z3.fpLEQ, ">": z3.fpGT, ">=": z3.fpGEQ, "==": z3.fpEQ}[how]
+        return SBool(relation(self.e, self.lift(other)))
+
+    def __add__(self, other: Any) -> DoubleSym:
+        return DoubleSym(z3.fpAdd(z3.RNE(), self.e, self.lift(other)))
+
+    def __sub__(self, other: Any) -> DoubleSym:
+        return DoubleSym(z3.fpSub(z3.RNE(), self.e, self.lift(other)))
+
+    def __rsub__(self, other: Any) -> DoubleSym:
+        return DoubleSym(z3.fpSub(z3.RNE(), self.lift(other), self.e))
+
+    __radd__ = __add__
+
+    def __mul__(self, other: Any) -> DoubleSym:
+        self.lift(other)
+        return current().any_double()
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> DoubleSym:
+        explorer = current()
+        explorer.divisor(self.lift(other))  # Python raises on a zero divisor
+        return explorer.any_double()
+
+    def __rtruediv__(self, other: Any) -> DoubleSym:
+        current().divisor(self.e)
+        self.lift(other)
+        return current().any_double()
+
+    def __neg__(self) -> DoubleSym:
+        return DoubleSym(z3.fpNeg(self.e))
+
+    def __abs__(self) -> DoubleSym:
+        return DoubleSym(z3.fpAbs(self.e))
+
+
+class BitSym(_Ordered):
+    """A 32-bit lane in two's complement, as an int32 array has it: signed comparison, arithmetic right shift."""
+
+    __slots__ = ()
+
+    def lift(self, value: Any) -> Any:
+        if isinstance(value, BitSym):
+            return value.e
+        if isinstance(value, int) and not isinstance(value, bool):
+            return z3.BitVecVal(value, self.e.size())
+        raise Concretised(f"{value!r} is not a bit pattern")
+
+    def compare(self, other: Any, how: str) -> SBool:
+        a, b = self.e, self.lift(other)
+        return SBool({"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b, "==": a == b}[how])
+
+    def __add__(self, other: Any) -> BitSym:
+        return BitSym(self.e + self.lift(other))
+
+    def __sub__(self, other: Any) -> BitSym:
+        return BitSym(self.e - self.lift(other))
+
+    def __rsub__(self, other: Any) -> BitSym:
+        return BitSym(self.lift(other) - self.e)
+
+    def __and__(self, other: Any) -> BitSym:
+        return BitSym(self.e & self.lift(other))
+
+    def __or__(self, other: Any) -> BitSym:
+        return BitSym(self.e | self.lift(other))
+
+    def __xor__(self, other: Any) -> BitSym:
+        return BitSym(self.e ^ self.lift(other))
+
+    __radd__, __rand__, __ror__, __rxor__ = __add__, __and__, __or__, __xor__
+
+    def __lshift__(self, other: Any) -> BitSym:
+        return BitSym(self.e << self.lift(other))
+
+    def __rlshift__(self, other: Any) -> BitSym:
+        return BitSym(self.lift(other) << self.e)
+
+    def __rshift__(self, other: Any) -> BitSym:
+        return BitSym(self.e >> self.lift(other))
