@@ -61,7 +61,7 @@ def training_step(config: ModelConfig) -> Callable[[], object]:
     targets_BT = torch.randint(config.vocab, (BATCH, LENGTH))
 
     def step() -> None:
-        next_token_loss(model(tokens_BT).logits_BTV, targets_BT).backward()
+        next_token_loss(model(tokens_BT).logits_BTV, targets_BT).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

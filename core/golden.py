@@ -7,7 +7,6 @@ width. Source: phi is the positive root of x^2 = x + 1; the conjugate of a + b·
 
 from __future__ import annotations
 
-import functools
 import math
 from fractions import Fraction
 
@@ -18,7 +17,6 @@ def _sign(value: Fraction) -> int:
     return (value > 0) - (value < 0)
 
 
-@functools.total_ordering
 class Golden:
     """The exact number `rational + golden * phi`. Immutable and hashable; equal to an int or Fraction of its value."""
 
@@ -129,17 +127,34 @@ class Golden:
             return _sign(v)
         return _sign(u) if u * u > 5 * v * v else _sign(v)
 
-    def __eq__(self, other: object) -> bool:
+    def _compare(self, other: object) -> float | None:
+        """Negative, zero or positive as self is below, at or above other; NaN when unordered; None when not a number."""
         if isinstance(other, float):
-            return math.isfinite(other) and self == Fraction(other)
+            if not math.isfinite(other):
+                return -other  # every Golden is below +inf and above -inf, and unordered with NaN
+            return (self - Fraction(other)).sign()  # a double is an exact rational
         o = Golden.lift(other)
-        return NotImplemented if o is None else (self.rational, self.golden) == (o.rational, o.golden)
+        return None if o is None else (self - o).sign()
+
+    def __eq__(self, other: object) -> bool:
+        order = self._compare(other)
+        return NotImplemented if order is None else order == 0
 
     def __lt__(self, other: object) -> bool:
-        if isinstance(other, float):  # a double is an exact rational; infinities order as themselves
-            return other > 0 if math.isinf(other) else (not math.isnan(other) and self < Fraction(other))
-        o = Golden.lift(other)
-        return NotImplemented if o is None else (self - o).sign() < 0
+        order = self._compare(other)
+        return NotImplemented if order is None else order < 0
+
+    def __le__(self, other: object) -> bool:
+        order = self._compare(other)
+        return NotImplemented if order is None else order <= 0
+
+    def __gt__(self, other: object) -> bool:
+        order = self._compare(other)
+        return NotImplemented if order is None else order > 0
+
+    def __ge__(self, other: object) -> bool:
+        order = self._compare(other)
+        return NotImplemented if order is None else order >= 0
 
     def __hash__(self) -> int:
         return hash(self.rational) if self.golden == 0 else hash((Golden, self.rational, self.golden))

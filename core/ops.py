@@ -19,7 +19,7 @@ class Ops(Protocol):
     """What a formula may ask for beyond operators. Scalars or arrays, element by element."""
 
     def where(self, condition: Any, yes: Number, no: Number) -> Number:
-        """yes where the condition holds, else no."""
+        """yes where the condition holds, else no; one of the two must be of the arguments' kind, see constant."""
 
     def minimum(self, a: Number, b: Number) -> Number:
         """The smaller; NaN if either is."""

@@ -323,7 +323,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
                "Sinkhorn steps, in exact fractions", (birkhoff.sinkhorn_step,), check=_never_arrives,
                rivals={"averaging": (_average,)}),
     FloatLaw("INV-11.guard", "the guard accepts residual, gain and spread only within tolerance, never a NaN, and all "
-             "finite ones that are: for all doubles", (nearest_bound, verdict.accepts), variables=("residual", "gain", "spread"), show=_guard,
+             "finite ones that are: for all doubles", (nearest_bound, verdict.accepts),
+             variables=("residual", "gain", "spread"), show=_guard,
              sample=lambda random: {"residual": random.choice([1e-8, 1e-3, math.nan]),
                                     "gain": random.choice([1.0, 1.1, math.inf]), "spread": random.random()}),
     Property("INV-11.softmax", "a float64 mixture by softmax weights has residual at most 24 ulp", (birkhoff.mixture,),

@@ -60,7 +60,7 @@ class RealSym(_Ordered):
     __radd__, __rmul__ = __add__, __mul__
 
     def __truediv__(self, other: Any) -> RealSym:
-        divisor = _real(lift(other))
+        divisor = z3.simplify(_real(lift(other)))
         if not (z3.is_rational_value(divisor) and divisor.numerator_as_long() != 0):
             current().divisor(divisor)
         return RealSym(_real(self.e) / divisor)

@@ -1,8 +1,8 @@
 """Learning-rate and decay schedules, as functions of the step alone: pure, clamped past their end, resumable.
 
 Steps are integers counted from 0: `wsd(step, …)` is the rate used by optimizer step number `step`. Every schedule
-ends with a comparison clamp, because over the reals `peak - (peak - floor) * t <= peak` is a theorem and in float64
-it is not: the last operation is what makes the bound true of the number that the optimizer gets.
+ends with a comparison clamp, because over the reals `floor + (peak - floor) * (1 - t) <= peak` is a theorem and in
+float64 it is not: the last operation is what makes the bound true of the number that the optimizer gets.
 
 Source: warmup-stable-decay, Hu et al. 2024 (MiniCPM), arXiv 2404.06395; cosine, Loshchilov and Hutter 2016.
 """
@@ -24,27 +24,19 @@ def clamp(x: Number, low: Number, high: Number) -> Number:
     return low
 
 
-def progress(step: Number, start: Number, end: Number) -> Number:
-    """The part of [start, end] that is done, in [0, 1]: 0 up to start, 1 from end on, for start <= end."""
-    if step >= end:
-        return 1
-    if step <= start:
-        return 0
-    return (step - start) / (end - start)
-
-
 def linear_decay(step: Number, start: Number, end: Number, peak: Number, floor: Number) -> Number:
-    """From peak at `start` to floor at `end` in a straight line; floor for ever after."""
+    """From peak at `start` to floor at `end` in a straight line; floor for ever after. For step >= start."""
     if step >= end:
         return floor
-    return clamp(peak - (peak - floor) * progress(step, start, end), floor, peak)
+    return clamp(floor + (peak - floor) * (1 - (step - start) / (end - start)), floor, peak)
 
 
 def cosine_decay(step: Number, start: Number, end: Number, peak: Number, floor: Number, ops: Ops = FLOAT) -> Number:
-    """From peak at `start` to floor at `end` along half a cosine; floor for ever after, never back up."""
+    """From peak at `start` to floor at `end` along half a cosine; floor for ever after. For step >= start."""
     if step >= end:
         return floor
-    return clamp(floor + (peak - floor) * (1 + ops.cospi(progress(step, start, end))) / 2, floor, peak)
+    part = (step - start) / (end - start)
+    return clamp(floor + (peak - floor) * (1 + ops.cospi(part)) / 2, floor, peak)
 
 
 def warmup_ramp(step: Number, warmup: Number, peak: Number) -> Number:

@@ -17,6 +17,8 @@ class TorchOps:
     def where(self, condition: Any, yes: Number, no: Number) -> Number:
         if isinstance(condition, bool):
             return yes if condition else no
+        if not (isinstance(yes, torch.Tensor) or isinstance(no, torch.Tensor)):
+            raise TypeError("where needs a tensor on one side: torch would make float32 of two numbers; use constant()")
         return torch.where(condition, yes, no)
 
     def minimum(self, a: Number, b: Number) -> Number:

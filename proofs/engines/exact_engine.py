@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from karat.core.evidence import Counterexample, Grade
-from karat.core.obligation import Exact, Exhaustive
+from karat.core.obligation import Checked, Exact, Exhaustive
 from karat.proofs.exploration import Outcome, show_value
 
 
@@ -22,7 +22,10 @@ def decide_exact(obligation: Exact) -> Outcome:
 
 def decide_exhaustive(obligation: Exhaustive) -> Outcome:
     """Goes through the domain; then the same check must find every rival out."""
-    checked = obligation.check(*obligation.about)
+    try:
+        checked = obligation.check(*obligation.about)
+    except (ArithmeticError, ValueError) as error:
+        checked = Checked(0, f"raises {type(error).__name__}: {error}")
     if checked.failure is not None:
         witness = Counterexample(values={}, reproduced=True, note=checked.failure)
         return Outcome(Grade.REFUTED, checked.failure, witness)

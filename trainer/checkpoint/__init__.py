@@ -1,0 +1,26 @@
+"""Checkpoints: the whole state of a run on disk, written atomically, checked byte by byte, restored bit for bit."""
+
+from karat.trainer.checkpoint.load import Checkpoint, Latest, latest_checkpoint, load_checkpoint
+from karat.trainer.checkpoint.restore import (
+    require_same_config,
+    require_same_model,
+    restore_model,
+    restore_optimizer,
+)
+from karat.trainer.checkpoint.rng import RngState, capture_rng, restore_rng
+from karat.trainer.checkpoint.save import save_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "Latest",
+    "RngState",
+    "capture_rng",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "require_same_config",
+    "require_same_model",
+    "restore_model",
+    "restore_optimizer",
+    "restore_rng",
+    "save_checkpoint",
+]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from karat.trainer.models.config import ModelConfig
+from karat.trainer.models.normalization import INPUT_STD
 
 
 def rotary_table(context: int, head_dim: int, theta: float) -> Tensor:
@@ -41,7 +42,7 @@ class Attention(nn.Module):
         self.scale = config.qk_gain / math.sqrt(config.head_dim)
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.out = nn.Linear(d, d, bias=False)
-        nn.init.normal_(self.qkv.weight, std=1 / math.sqrt(d))
+        nn.init.normal_(self.qkv.weight, std=INPUT_STD / math.sqrt(d))
         nn.init.normal_(self.out.weight, std=1 / math.sqrt(d) / math.sqrt(2 * config.n_layers))
         table = rotary_table(config.context, config.head_dim, config.rope_theta)
         self.register_buffer("table_TK2", table, persistent=False)

@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from karat.core.golden import PHI
+
 Activation = Literal["relu2", "swiglu"]
 
 
@@ -24,7 +26,9 @@ class ModelConfig(BaseModel):
     context: int = Field(default=128, ge=1, description="longest sequence that the model sees, in tokens")
     d_ff: int | None = Field(default=None, ge=1, description="width of the feed-forward; none: by activation")
     activation: Activation = Field(default="relu2", description="of the feed-forward")
-    qk_gain: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="scores are gain q.k / sqrt(head)")
+    qk_gain: float = Field(
+        default=float(PHI**2), gt=0, allow_inf_nan=False, description="scores are gain q.k / sqrt(head)"
+    )
     rope_theta: float = Field(default=1e4, gt=1, allow_inf_nan=False, description="base of the rotary angles")
     streams: int = Field(default=4, ge=1, le=4, description="mHC residual streams; 1 is the plain residual")
     gf16: bool = Field(default=True, description="feed-forward weights are stored in GF16")

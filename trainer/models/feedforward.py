@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.gf16_linear import GF16Linear
+from karat.trainer.models.normalization import INPUT_STD
 
 
 class _SquaredReLU(torch.autograd.Function):
@@ -40,9 +41,12 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, width = config.d_model, config.feedforward_width
+        input_std = INPUT_STD / math.sqrt(d)
         depth_scale = 1 / math.sqrt(2 * config.n_layers)
-        self.gate = GF16Linear(d, width, gf16=config.gf16) if config.activation == "swiglu" else None
-        self.up = GF16Linear(d, width, gf16=config.gf16)
+        self.gate = (
+            GF16Linear(d, width, gf16=config.gf16, init_std=input_std) if config.activation == "swiglu" else None
+        )
+        self.up = GF16Linear(d, width, gf16=config.gf16, init_std=input_std)
         self.down = GF16Linear(width, d, gf16=config.gf16, init_std=depth_scale / math.sqrt(width))
 
     def forward(self, x_BTD: Tensor) -> Tensor:

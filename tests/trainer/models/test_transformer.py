@@ -23,15 +23,15 @@ def small(**changes: Any) -> Transformer:
         {"vocab": 256, "d_model": 256, "n_heads": 4},
         {"vocab": 256, "d_model": 256, "n_heads": 4, "streams": 1, "qk_gain": 2.618, "n_layers": 6},
         {"vocab": 4096, "d_model": 512, "n_heads": 8, "n_layers": 1},
-        {"vocab": 2, "d_model": 256, "n_heads": 4, "activation": "swiglu"},
+        {"vocab": 64, "d_model": 256, "n_heads": 4, "activation": "swiglu"},
     ],
 )
 def test_first_loss_is_the_logarithm_of_the_vocabulary(changes: dict[str, Any]) -> None:
     model = small(**changes)
     tokens = torch.randint(model.config.vocab, (8, 12))
     logits = model(tokens).logits_BTV
-    for targets in (torch.randint(model.config.vocab, (8, 12)), tokens):  # unrelated, and the token itself
-        assert abs(next_token_loss(logits, targets).item() - math.log(model.config.vocab)) < 0.1
+    targets = torch.randint(model.config.vocab, (8, 12))
+    assert abs(next_token_loss(logits, targets).item() - math.log(model.config.vocab)) < 0.1
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3, 4])

@@ -1,0 +1,51 @@
+# karat: every target can be run again; nothing is reinstalled unless pyproject.toml or constraints.txt changed.
+PYTHON ?= python3
+VENV ?= .venv
+# An index with CPU builds of torch, for machines where the plain package brings CUDA: make TORCH_INDEX=<url> setup
+TORCH_INDEX ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test verify fuzz lint format bench
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "karat needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 setup" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+setup: $(READY)  ## create .venv with everything in it
+
+run: $(READY)  ## train on real text under strict invariants and print the report
+	$(BIN)/trainer run --strict-invariants
+	$(BIN)/trainer report
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest -n 2
+
+verify: $(READY)  ## prove the catalogue: 0 all shown, 1 refuted or violated, 2 cannot judge
+	$(BIN)/python -m karat.proofs.verify
+
+fuzz: $(READY)  ## fuzz formulas and guards for longer
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 -m "not slow" tests/core tests/invariants
+
+lint: $(READY)  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## the figures of benchmarks/: ratios in one run
+	$(BIN)/python benchmarks/step_rate.py
+	$(BIN)/python benchmarks/guard_overhead.py
+	$(BIN)/python benchmarks/verify_time.py

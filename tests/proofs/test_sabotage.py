@@ -1,0 +1,101 @@
+"""Sabotaged formulas: each change of a constant, a comparison or a clamp is refuted by the obligation meant for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+import pytest
+
+from karat.core.evidence import Grade
+from karat.core.formulas import anchors, birkhoff, entropy, gf16, halving, schedule
+from karat.core.obligation import Obligation
+from karat.proofs.worker import decide, invariants
+
+SABOTAGES = [
+    (schedule, "    if step >= end:\n        return floor\n    return clamp(floor", "    return clamp(floor", "INV-8.ends"),
+    (schedule, "    if x >= high:\n        return high\n", "", "INV-8.clamp"),
+    (schedule, "return low", "return x", "INV-8.clamp"),
+    (schedule, "return clamp(floor + (peak - floor) * (1 - ", "return max(floor + (peak - floor) * (1 - ", "INV-8.returned"),
+    (schedule, "if step < stable_end:", "if step <= stable_end:", "INV-8.ends"),
+    (schedule, "if step < warmup:", "if step <= warmup:", "INV-8.plateau"),
+    (schedule, "peak * (step + 1) / warmup", "peak * step / warmup", "INV-8.ends"),
+    (schedule, "1 + ops.cospi", "1 - ops.cospi", "INV-8.cosine-never-rises"),
+    (schedule, "    if step >= end:\n        return floor\n    part", "    part", "INV-8.cosine-never-rises"),
+    (anchors, "rate * rate <= low * high", "rate * rate <= low * low", "INV-8.nearest"),
+    (anchors, "return PHI**-n / 2", "return PHI**-n / 3", "INV-8.champion"),
+    (halving, "not loss <= threshold", "loss > threshold", "INV-2.nan"),
+    (halving, "not loss <= threshold", "not loss < threshold", "INV-2.sufficient"),
+    (halving, "not loss <= threshold", "not loss <= threshold + 1", "INV-2.necessary"),
+    (halving, "return threshold - (target + gap)", "return threshold - (target - gap)", "INV-2.certificate"),
+    (halving, "if third < 1:", "if third < 0:", "INV-2.keep"),
+    (halving, "while rung < total:", "while rung <= total:", "INV-2.rungs"),
+    (gf16, "half_less_one = (1 << (drop - 1)) - 1", "half_less_one = 1 << (drop - 1)", "INV-3.encoder"),
+    (gf16, "half_less_one = (1 << (drop - 1)) - 1", "half_less_one = 0", "INV-3.rounding"),
+    (gf16, "half_less_one = (1 << (drop - 1)) - 1", "half_less_one = 0", "INV-3.relative-error"),
+    (gf16, "magnitude > (87 << 23)", "magnitude >= (87 << 23)", "INV-3.encoder"),
+    (gf16, "magnitude >= _F32_OVERFLOW", "magnitude > _F32_OVERFLOW", "INV-3.rounding"),
+    (gf16, "_F32_MIN_NORMAL = (127 - 30) << 23", "_F32_MIN_NORMAL = (127 - 31) << 23", "INV-3.encoder"),
+    (gf16, "(fraction - (1 << k)) << (23 - k)", "(fraction - (1 << k)) << (22 - k)", "INV-3.decoder"),
+    (entropy, "return -ops.sum(", "return ops.sum(", "INV-4.range"),
+    (entropy, "return -ops.sum(ops.xlogx(p) for p in probabilities)",
+     "return -ops.sum(ops.xlogx(p) for p in probabilities[1:])", "INV-4.uniform"),
+    (birkhoff, "if perm[i] == j", "if perm[i] == i", "INV-11.mixture-3"),
+    (birkhoff, "row[k] * b[k][j] for k in range(n)", "row[k] * b[k][j] for k in range(n - 1)", "INV-11.product-3"),
+    (birkhoff, "row[k] * b[k][j]", "row[k] * b[j][k]", "INV-11.norm-2"),
+    (birkhoff, "rows[i][j] / sums[j]", "rows[i][j]", "INV-11.sinkhorn-columns"),
+]  # fmt: skip
+
+
+def sabotaged(module: ModuleType, old: str, new: str) -> ModuleType:
+    """The module compiled from its source with one change; its functions call each other in the changed version."""
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    assert source.count(old) >= 1, f"{old!r} is not in {module.__name__}"
+    changed = ModuleType(module.__name__)
+    changed.__file__ = module.__file__
+    exec(compile(source.replace(old, new, 1), module.__file__, "exec"), changed.__dict__)
+    return changed
+
+
+def about_changed(obligation: Obligation, changed: ModuleType) -> Obligation:
+    """The obligation about the changed functions; a claim's own globals follow when it reads the module."""
+    about = tuple(getattr(changed, f.__name__) if f.__module__ == changed.__name__ else f for f in obligation.about)
+    parts = {}
+    for name in ("show", "check", "holds"):
+        function = getattr(obligation, name, None)
+        if isinstance(function, FunctionType):
+            short = changed.__name__.rsplit(".", 1)[1]
+            space = {**function.__globals__, short: changed}
+            parts[name] = FunctionType(function.__code__, space, function.__name__, function.__defaults__, function.__closure__)
+    return dataclasses.replace(obligation, about=about, **parts)
+
+
+@pytest.mark.parametrize(("module", "old", "new", "obligation_id"), SABOTAGES, ids=lambda x: str(x)[-28:].replace("\n", " "))
+def test_each_sabotage_is_found_out(module: ModuleType, old: str, new: str, obligation_id: str) -> None:
+    obligation = next(o for i in invariants() for o in i.obligations if o.id == obligation_id)
+    evidence = decide(about_changed(obligation, sabotaged(module, old, new)))
+    assert not evidence.expected
+    assert evidence.grade in (Grade.REFUTED, Grade.VACUOUS), evidence.detail
+
+
+def test_verify_ends_1_and_names_the_invariant(tmp_path: Path, repository: Path) -> None:
+    package = tmp_path / "karat"
+    for part in ("core", "invariants", "proofs"):
+        shutil.copytree(repository / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
+    path = package / "core" / "formulas" / "halving.py"
+    path.write_text(path.read_text().replace("not loss <= threshold", "loss > threshold"))
+    lock = (package / "invariants" / "proofs.lock").read_bytes()
+    ran = subprocess.run(
+        [sys.executable, "-m", "karat.proofs.verify", "--only", "INV-2", "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "INV-2.nan" in ran.stdout and "loss = nan" in ran.stdout and "core.formulas.halving.should_prune" in ran.stdout
+    assert (package / "invariants" / "proofs.lock").read_bytes() == lock
+    assert '"grade": 0' in (tmp_path / "out" / "report.json").read_text()

@@ -1,0 +1,7 @@
+"""`python -m karat.trainer`: the same as the command `trainer`."""
+
+import sys
+
+from karat.trainer.cli import main
+
+sys.exit(main())

@@ -1,0 +1,125 @@
+"""The command `trainer`. Standard output is the result alone; all else goes to standard error.
+
+Exit codes: 0 holds, 1 violated or refuted, 2 cannot judge (a bad setting, no data, an interrupted run).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import rich.console
+import rich.markdown
+
+from karat.core.errors import KaratError
+from karat.core.policy import Policy
+from karat.core.report import read_lock
+from karat.invariants.catalogue import catalogue, find
+from karat.invariants.standing import LOCK
+from karat.trainer.config_file import read_config, to_toml
+from karat.trainer.console import Console
+from karat.trainer.explain import explain
+from karat.trainer.run import CANNOT_JUDGE, HOLDS, newest, resume, show_report, start
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="trainer", description="Training runs that carry proof.")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="train under guards; prints BPB=X.XXXX")
+    run.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, such as model.d_model=256"
+    )
+    run.add_argument("--data", help="stdlib, tiny_shakespeare, or a text file or folder")
+    run.add_argument("--out", type=Path, help="folder of the run (default: the next free one in runs/)")
+    run.add_argument("--policy", choices=[p.value for p in Policy], help="what a violation does")
+    run.add_argument("--strict-invariants", action="store_true", help="the same as --policy strict")
+    run.add_argument("--print-config", action="store_true", help="print the resolved configuration as TOML and end")
+    run.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
+    again = commands.add_parser("resume", help="continue a run from its newest checkpoint")
+    again.add_argument("run", type=Path, metavar="RUN")
+    shown = commands.add_parser("report", help="print the report of a run")
+    shown.add_argument("run", type=Path, nargs="?", metavar="RUN", help="default: the newest in runs/")
+    page = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
+    page.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
+    check = commands.add_parser("verify", help="prove the catalogue (python -m karat.proofs.verify)")
+    check.add_argument("rest", nargs=argparse.REMAINDER)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; errors are one message, without a traceback unless --debug."""
+    options = parser().parse_args(arguments)
+    console = Console()
+    try:
+        return _dispatch(options, console)
+    except KaratError as error:
+        if options.debug:
+            traceback.print_exc()
+        console.error(f"trainer: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.error("trainer: ended at once by a second signal; the newest checkpoint is what remains")
+        return CANNOT_JUDGE
+    except Exception as error:  # the last resort: a person sees one line
+        if options.debug:
+            raise
+        console.error(f"trainer: unexpected {type(error).__name__}: {error}\n  next      trainer --debug … shows where")
+        return CANNOT_JUDGE
+
+
+def _dispatch(options: argparse.Namespace, console: Console) -> int:
+    match options.command:
+        case "run":
+            return _run(options, console)
+        case "resume":
+            return _result(*resume(options.run, console))
+        case "report":
+            _print_markdown(show_report(options.run or newest()))
+            return HOLDS
+        case "explain":
+            return _explain(options.invariant)
+        case _:
+            return subprocess.run([sys.executable, "-m", "karat.proofs.verify", *options.rest], check=False).returncode
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    policy = Policy.STRICT.value if options.strict_invariants else options.policy
+    config = read_config(options.config, options.set, policy=policy, data=options.data, out=options.out)
+    if options.print_config:
+        print(to_toml(config), end="")
+        return HOLDS
+    return _result(*start(config, Console(quiet=True) if options.quiet else console))
+
+
+def _result(code: int, bpb: float | None) -> int:
+    if bpb is not None:
+        print(f"BPB={bpb:.4f}", flush=True)
+    return code
+
+
+def _explain(name: str | None) -> int:
+    if name is None:
+        for invariant in catalogue():
+            print(f"{invariant.id:<8} {invariant.slug:<24} {invariant.statement}")
+    else:
+        print(explain(find(name), read_lock(LOCK)), end="")
+    return HOLDS
+
+
+def _print_markdown(text: str) -> None:
+    """Rendered on a terminal, as it is in a pipe."""
+    if sys.stdout.isatty():
+        rich.console.Console().print(rich.markdown.Markdown(text))
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""One frozen record says what a run is: every key checked, resolved when it is made, unknown keys refused.
+
+Keys that are left out are filled in from others (`optim.warmup` from `steps`, …) when the record is made, so what is
+printed, saved and digested is what ran. Steps count from 0; rates are per step; losses are in bits per byte;
+entropies in nats. Files and command lines are read by `config_file.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from karat.core.errors import ConfigError
+from karat.core.formulas import halving, schedule
+from karat.core.policy import Policy
+from karat.core.provenance import digest
+from karat.invariants import inv02_asha_threshold, inv04_nca_entropy_band, inv08_lr_band
+from karat.invariants.inv02_asha_threshold import as_written
+from karat.trainer.models.config import ModelConfig
+
+TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "model", "optim")
+"""The keys that decide the numbers of a run; the others only place, watch or stop it."""
+
+
+def _text(value: Any) -> Any:
+    """Text that a file system and a UTF-8 file can hold; ValueError for any other value."""
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode") from None
+    if not value or "\0" in value:
+        raise ValueError("must be text without NUL, not empty")
+    return value
+
+
+def _path(value: Any) -> Any:
+    """A path as the user gave it, from text or a Path."""
+    return Path(_text(str(value) if isinstance(value, Path) else value))
+
+
+def _policy(value: Any) -> Any:
+    """A policy from its name; ValueError lists the four names."""
+    if value not in list(Policy):
+        raise ValueError(f"must be one of {', '.join(Policy)}")
+    return Policy(value)
+
+
+def _float(value: Any) -> Any:
+    """ValueError for NaN, an infinity, or an integer beyond float64; anything else is pydantic's to judge."""
+    if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
+        raise ValueError("must be a finite number")
+    return value
+
+
+GivenPath = Annotated[Path, BeforeValidator(_path)]
+Finite = Annotated[float, BeforeValidator(_float), Field(allow_inf_nan=False)]
+Loss = Annotated[Finite, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    """Frozen and strict: a string is not a number, `true` is not 1, and no key is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class OptimConfig(_Section):
+    """AdamW and its schedule; `lr` is the peak, `floor` a fraction of it, `decay_start` a fraction of the steps."""
+
+    lr: Finite = Field(default=0.004, gt=0)
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    warmup: int | None = Field(default=None, ge=0)
+    """Steps; resolved to max(1, steps // 20)."""
+    decay_start: Finite = Field(default=0.8, gt=0, le=1)
+    floor: Finite = Field(default=0.1, ge=0, le=1)
+    weight_decay: Finite = Field(default=0.1, ge=0)
+    beta1: Finite = Field(default=0.9, ge=0, lt=1)
+    beta2: Finite = Field(default=0.95, ge=0, lt=1)
+    clip: Finite = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient."""
+
+
+class AshaConfig(_Section):
+    """The declared prune threshold, target and gap, in bits per byte; INV-2 judges them, not this record."""
+
+    threshold: Loss = 3.5
+    target: Loss = 1.5
+    gap: Loss = 2.0
+    r0: int | None = Field(default=None, ge=1)
+    """The first rung, in steps; resolved to max(1, steps // 3)."""
+
+
+class LrBandConfig(_Section):
+    """The golden band of INV-8: anchor phi^-n / 2, from anchor/phi^k to anchor·phi^k; n up to 64 is phi^-n > 4e-14."""
+
+    n: int = Field(default=10, ge=0, le=64)
+    k: int = Field(default=1, ge=1, le=64)
+
+
+class EntropyBandConfig(_Section):
+    """The band of INV-4 in nats, meant as the decimals that were written."""
+
+    low: Finite = Field(default=1.5, ge=0, lt=math.log(inv04_nca_entropy_band.STATES))
+    high: Finite = Field(default=2.8, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got low = {self.low} and high = {self.high}")
+        return self
+
+
+class EvalConfig(_Section):
+    """When the validation loss is taken, and on how many of its bytes."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Steps; none: at the rungs and at the end alone."""
+    bytes: int | None = Field(default=None, ge=2)
+    """None: the whole split."""
+
+
+class CheckpointConfig(_Section):
+    """How often the state is written, and how many are kept besides `final` and `violation`."""
+
+    every: int | None = Field(default=None, ge=1)
+    """Steps; resolved to max(1, steps // 4)."""
+    keep_last: int = Field(default=2, ge=1)
+
+
+class RunConfig(_Section):
+    """Everything that a run is made from. Raises pydantic's ValidationError; `read_config` turns it into ConfigError."""
+
+    steps: int = Field(default=300, ge=1, le=2**40)
+    seed: int = Field(default=42, ge=0, lt=2**63)
+    """Below 2^63, the largest integer that TOML promises."""
+    out: GivenPath = Path("runs/karat")
+    data: Annotated[str, BeforeValidator(_text)] = "stdlib"
+    """A named corpus, or the path of a text file or folder."""
+    validation: GivenPath | None = None
+    data_dir: GivenPath | None = None
+    policy: Annotated[Policy, BeforeValidator(_policy)] = Policy.WARN
+    batch_size: int = Field(default=16, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    """None: all cores."""
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    asha: AshaConfig = AshaConfig()
+    lr_band: LrBandConfig = LrBandConfig()
+    entropy_band: EntropyBandConfig = EntropyBandConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _resolve(self) -> Self:
+        """Fills in what depends on `steps`. Only here, before anyone has seen the record, is it written to."""
+        if self.optim.warmup is not None and self.optim.warmup > self.steps:
+            raise ValueError(f"optim.warmup must be at most steps, got {self.optim.warmup} and {self.steps}")
+        self._fill("optim", "warmup", max(1, self.steps // 20))
+        self._fill("asha", "r0", max(1, self.steps // 3))
+        self._fill("checkpoint", "every", max(1, self.steps // 4))
+        return self
+
+    def _fill(self, section: str, key: str, value: int) -> None:
+        record: BaseModel = getattr(self, section)
+        if getattr(record, key) is None:
+            object.__setattr__(self, section, record.model_copy(update={key: value}))
+
+    @property
+    def certificate(self) -> inv02_asha_threshold.Certificate:
+        """The declared threshold, target and gap as exact decimals, for INV-2."""
+        asha = self.asha
+        return inv02_asha_threshold.Certificate(*map(as_written, (asha.threshold, asha.target, asha.gap)))
+
+    @property
+    def band(self) -> inv08_lr_band.Band:
+        """The exact golden band of the learning rate, for INV-8."""
+        return inv08_lr_band.Band(self.lr_band.n, self.lr_band.k)
+
+    @property
+    def entropy(self) -> inv04_nca_entropy_band.EntropyBand:
+        """The exact band of the grid's entropy in nats, for INV-4."""
+        band = self.entropy_band
+        return inv04_nca_entropy_band.EntropyBand(as_written(band.low), as_written(band.high))
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The steps after which a trial is judged: r0·3^k, those before the end."""
+        return halving.rung_steps(_resolved(self.asha.r0, "asha.r0"), self.steps)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the ramp, resolved."""
+        return _resolved(self.optim.warmup, "optim.warmup")
+
+    @property
+    def stable_end(self) -> int:
+        """The step at which wsd starts to decay: floor(decay_start · steps), exactly, but not before warmup ends."""
+        return max(self.warmup, math.floor(as_written(self.optim.decay_start) * Fraction(self.steps)))
+
+    def schedule(self, step: int) -> float:
+        """The learning rate of optimizer step `step` (from 0), by the proved formula; at most `optim.lr`."""
+        peak = self.optim.lr
+        floor = peak * self.optim.floor
+        if self.optim.schedule == "wsd":
+            return float(schedule.wsd(step, self.warmup, self.stable_end, self.steps, peak, floor))
+        return float(schedule.cosine(step, self.warmup, self.steps, peak, floor))
+
+    def plateau(self, step: int) -> bool:
+        """Whether `step` is on the plateau, where INV-8 holds the rate to both ends of its band.
+
+        wsd: warmup <= step < stable_end. Where that is empty, and for cosine, which is at its peak for one step: the
+        step that ends the ramp, max(0, warmup - 1). So every schedule has a plateau step before `steps`.
+        """
+        if self.optim.schedule == "wsd" and self.warmup < self.stable_end:
+            return self.warmup <= step < self.stable_end
+        return step == max(0, self.warmup - 1)
+
+    @property
+    def trajectory(self) -> dict[str, Any]:
+        """Dotted name -> value of each setting that decides the numbers of the run; a resumed run has equal ones."""
+        return dotted(self.model_dump(mode="json", include=set(TRAJECTORY)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `trajectory`: equal for two configurations that train the same run."""
+        return digest(self.trajectory)
+
+
+def dotted(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted names: {"model": {"nca": x}} -> {"model.nca": x}."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _resolved(value: int | None, name: str) -> int:
+    if value is None:  # only where a record was made without its validator (model_construct, model_copy)
+        raise ConfigError(f"{name} is not resolved", required="a RunConfig made by read_config or RunConfig(...)")
+    return value

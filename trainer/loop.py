@@ -1,0 +1,197 @@
+"""The training loop: one step after another, with the guards looking before each step is taken.
+
+Order of a step: learning rate set, forward, backward, clip, guards, optimizer step. A violation under STRICT is
+raised by `monitor.check`, so that parameters and optimizer are as they were before the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from karat.core.errors import InvariantViolation
+from karat.core.formulas import halving
+from karat.core.observation import Phase
+from karat.core.policy import Policy
+from karat.core.report import Violation
+from karat.core.verdict import Status, Verdict
+from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants.inv02_asha_threshold import as_written
+from karat.invariants.runtime import probes
+from karat.invariants.runtime.monitor import Stopped
+from karat.invariants.standing import cite
+from karat.trainer.evaluate import Interrupted, bits_per_byte
+from karat.trainer.objectives.training import Losses
+from karat.trainer.session import Session
+
+Disturb = Callable[[int], None]
+"""Called at the start of each step, after the learning rate is set: how fault tests reach into a run."""
+
+
+class Diverged(InvariantViolation):
+    """The loss is not a finite number: there is nothing to train on."""
+
+
+def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None = None) -> None:
+    """Takes every remaining step. Raises Interrupted, Stopped (STRICT) or Diverged, each before its step is taken."""
+    config, progress = session.config, session.progress
+    if progress.step == 0:
+        _check_start(session)
+    if progress.after_step_due:
+        _after(session, go_on)
+    for step in range(progress.step, config.steps):
+        if not go_on():
+            raise Interrupted
+        for group in session.optimizer.param_groups:
+            group["lr"] = config.schedule(step)
+        if disturb is not None:
+            disturb(step)
+        losses, norm = _gradient(session, step)
+        margins = session.monitor.check(Phase.BEFORE_STEP, step, _readings(session, step, losses))
+        session.optimizer.step()
+        progress.step, progress.after_step_due = step + 1, True
+        _record(session, step, losses, norm, margins)
+        _after(session, go_on)
+
+
+def finish(session: Session, go_on: Callable[[], bool]) -> float:
+    """The final validation loss in bits per byte, and the prune certificate held against it."""
+    loss = bits_per_byte(session.model, session.validation, session.config.model.context, go_on)
+    breach = certificate_breach(session, loss)
+    if breach:
+        _void_certificate(session, loss, breach)
+    return loss
+
+
+def certificate_breach(session: Session, final: float) -> str:
+    """Why the finished run voids the certificate; empty when it does not.
+
+    A run that reaches the target must have been within `gap` of its end at every rung. One that ends above the target
+    says nothing about the gap of those that reach it.
+    """
+    certificate = session.config.certificate
+    if not final <= certificate.target:
+        return ""
+    for rung in session.progress.rungs:
+        if rung["loss"] is None or rung["loss"] > final + certificate.gap:
+            return f"at rung {rung['step']} the loss was {rung['loss']}, more than the gap above the final {final:.4f}"
+    return ""
+
+
+def _check_start(session: Session) -> None:
+    """The guards before the first step: the whole planned schedule, and the certificate as declared."""
+    config = session.config
+    planned = [(config.schedule(step), config.plateau(step)) for step in range(config.steps)]
+    certificate = config.certificate
+    session.monitor.check(
+        Phase.START,
+        0,
+        [probes.prune_certificate(float(certificate.target), certificate), probes.schedule_peak(planned, config.band)],
+    )
+
+
+def _gradient(session: Session, step: int) -> tuple[Losses, float]:
+    """Forward, backward, clip; the gradient norm is the one before clipping. Diverged when the loss is not finite."""
+    inputs, targets = session.batches.batch_at(step)
+    session.optimizer.zero_grad(set_to_none=True)
+    losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    norm = float(torch.nn.utils.clip_grad_norm_(session.objective.parameters(), session.config.optim.clip))
+    if session.config.policy is not Policy.OFF and not math.isfinite(float(losses.total.detach()) + norm):
+        raise Diverged(
+            f"loss {float(losses.total.detach())}, gradient norm {norm} at step {step}",
+            required="finite numbers",
+            next_step="lower optim.lr, or look at log.jsonl for the step where the loss left its course",
+        )
+    return losses, norm
+
+
+def _readings(session: Session, step: int, losses: Losses) -> list[probes.Reading]:
+    """What the guards look at before a step."""
+    if session.config.policy is Policy.OFF:
+        return []
+    readings = [probes.learning_rate(session.optimizer, session.config.plateau(step), session.config.band)]
+    rounded = [weight for _, weight in session.model.gf16_parameters()]
+    if rounded:
+        readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
+    if losses.nca is not None:
+        readings.append(probes.nca_entropy(losses.nca.hard_counts))
+    output = losses.output
+    if output.mixing_SNN is not None and output.stream_spread is not None:
+        readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))
+    return readings
+
+
+def _record(session: Session, step: int, losses: Losses, norm: float, margins: dict[str, float]) -> None:
+    progress = session.progress
+    loss = float(losses.cross_entropy.detach()) / math.log(2)
+    progress.last_loss = loss
+    progress.first_loss = loss if progress.first_loss is None else progress.first_loss
+    row = {
+        "step": step,
+        "loss": loss,
+        "lr": [float(group["lr"]) for group in session.optimizer.param_groups],
+        "gradient_norm": norm,
+        "margins": margins,
+    }
+    if losses.nca is not None:
+        row["nca_loss"] = float(losses.nca.loss.detach())
+        row["nca_entropy"] = float(losses.nca.hard_entropy)
+    session.log.write(row)
+    session.console.step(step + 1, f"loss {loss:.3f} bits per byte")
+
+
+def _after(session: Session, go_on: Callable[[], bool]) -> None:
+    """What is due after a step: a rung, an evaluation, a checkpoint."""
+    config, step = session.config, session.progress.step
+    due = config.eval.every is not None and step % config.eval.every == 0 and step < config.steps
+    if step in config.rungs:
+        _rung(session, go_on)
+    elif due:
+        loss = bits_per_byte(session.model, session.validation, config.model.context, go_on)
+        session.progress.evaluations.append({"step": step, "bpb": loss})
+    session.progress.after_step_due = False
+    every = config.checkpoint.every
+    if every is not None and step % every == 0 and step < config.steps:
+        session.save()
+
+
+def _rung(session: Session, go_on: Callable[[], bool]) -> None:
+    """At a rung the running prune rule is asked and its certificate checked. The run goes on: its end is the test."""
+    config, step = session.config, session.progress.step
+    loss = bits_per_byte(session.model, session.validation, config.model.context, go_on)
+    prune = bool(halving.should_prune(loss, float(config.certificate.threshold)))
+    finite = loss if math.isfinite(loss) else None
+    session.progress.rungs.append({"step": step, "loss": finite, "prune": prune})
+    session.progress.evaluations.append({"step": step, "bpb": finite})
+    session.console.note(f"rung {step}: {loss:.4f} bits per byte, should_prune says {'prune' if prune else 'keep'}")
+    session.monitor.check(Phase.RUNG, step, [probes.prune_certificate(loss, config.certificate)])
+
+
+def _void_certificate(session: Session, final: float, breach: str) -> None:
+    monitor, certificate = session.monitor, session.config.certificate
+    guard = monitor.guards["INV-2"]
+    worst = max((r["loss"] for r in session.progress.rungs if r["loss"] is not None), default=math.inf)
+    margin = float(certificate.gap) - (worst - final)
+    guard.count(Verdict(Status.VIOLATED, margin), session.progress.step)
+    status = monitor.standing.get("INV-2")
+    record = Violation(
+        invariant="INV-2",
+        slug=guard.invariant.slug,
+        step=session.progress.step,
+        phase=Phase.FINISH.value,
+        policy=monitor.policy.value,
+        observed=f"final loss {final:.4f}, at or below the target {float(as_written(certificate.target)):g}",
+        required=f"every rung at most the gap {float(certificate.gap):g} above the end",
+        margin=margin if math.isfinite(margin) else None,
+        previous_margin=guard.previous,
+        unit="bits per byte",
+        probe="certificate_breach",
+        evidence=cite(status) if status else "no proof was consulted",
+        reason=f"the certificate is VOID: {breach}",
+    )
+    monitor.add(record)
+    if monitor.policy is Policy.STRICT:
+        raise Stopped(record)

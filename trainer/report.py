@@ -1,0 +1,115 @@
+"""The report of a run: what was proved, what was enforced, what was not, on which data, by which code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from karat.core.provenance import code_revision, environment
+from karat.core.render_markdown import run_markdown
+from karat.core.report import RunReport, write_report, write_text
+from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants.catalogue import catalogue
+from karat.invariants.runtime.monitor import NOT_EXERCISED
+from karat.invariants.standing import cite
+from karat.trainer.loop import certificate_breach
+from karat.trainer.session import Session
+
+PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
+
+
+def build_report(
+    session: Session, outcome: str, exit_code: int, bpb: float | None, baseline: float | None
+) -> RunReport:
+    """The record of a run, however it ended."""
+    config, progress, manifest = session.config, session.progress, session.corpus.manifest
+    return RunReport(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        outcome=outcome,
+        exit_code=exit_code,
+        policy=config.policy.value,
+        steps_done=progress.step,
+        steps_planned=config.steps,
+        bpb=bpb,
+        baseline_bpb=baseline,
+        first_loss=progress.first_loss,
+        validation=session.validation.text,
+        proofs=session.proofs,
+        guards=tuple(guard.summary(_note(session, id_)) for id_, guard in session.monitor.guards.items()),
+        violations=tuple(session.monitor.violations),
+        rungs=tuple(progress.rungs),
+        certificate=_certificate(session, bpb),
+        notes=tuple(_not_shown(session, bpb)),
+        data={
+            "source": manifest.source,
+            "split": manifest.rule,
+            "train bytes": manifest.train_bytes,
+            "validation bytes": manifest.validation_bytes,
+            "validation bytes that also stand in train": f"{manifest.overlap.share:.2%} "
+            f"(windows of {manifest.overlap.window} bytes)",
+            "manifest digest": manifest.digest,
+        },
+        model={**config.model.model_dump(mode="json"), "parameters": _count(session)},
+        config=config.model_dump(mode="json"),
+        environment={**environment(PACKAGES), "threads": str(torch.get_num_threads()), "pid": str(os.getpid())},
+        revision=code_revision(Path(__file__).parents[1]),
+        timing={"training and evaluation": round(session.elapsed(), 1)},
+    )
+
+
+def write_run_report(session: Session, report: RunReport) -> str:
+    """Writes report.json, report.md and manifest.json into the run's folder; returns the report's digest."""
+    write_text(session.out / "manifest.json", session.corpus.manifest.canonical_json() + "\n")
+    digest = write_report(session.out / "report.json", report)
+    write_text(session.out / "report.md", run_markdown(report, digest))
+    return digest
+
+
+def _count(session: Session) -> int:
+    return sum(parameter.numel() for parameter in session.objective.parameters())
+
+
+def _note(session: Session, invariant: str) -> str:
+    """What a reader must know beside the numbers of a guard."""
+    if invariant == "INV-2":
+        return f"{len(session.progress.rungs)} rungs consulted"
+    if invariant == "INV-3" and session.config.model.d_model < inv03.POLICY_D_MODEL:
+        return f"policy d_model >= {inv03.POLICY_D_MODEL} is not met; nothing proves that policy"
+    return "every step" if invariant in ("INV-4", "INV-8", "INV-11", "INV-3") else ""
+
+
+def _certificate(session: Session, bpb: float | None) -> str:
+    certificate = session.config.certificate
+    rungs = [rung for rung in session.progress.rungs if rung["loss"] is not None]
+    declared = f"declared gap {float(certificate.gap):g}"
+    if bpb is None or not rungs:
+        return f"not tried ({declared}; no finished trial with a rung)"
+    gap = max(rung["loss"] for rung in rungs) - bpb
+    if bpb > certificate.target:
+        return (
+            f"not tried: the final {bpb:.4f} is above the target {float(certificate.target):g}, so this run says nothing "
+            f"about the gap of those that reach it (observed gap {gap:.4f}, {declared})"
+        )
+    breach = certificate_breach(session, bpb)
+    return f"VOID: {breach}" if breach else f"held: observed gap {gap:.4f}, {declared}"
+
+
+def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
+    """What this report does not show, said outright."""
+    on_duty = session.monitor.guards
+    notes = [
+        f"{invariant.id} {invariant.slug}: not on duty, this configuration has no such quantity"
+        for invariant in catalogue()
+        if invariant.id not in on_duty
+    ]
+    notes += [f"{id_}: {NOT_EXERCISED}" for id_ in session.monitor.not_exercised()]
+    notes += [f"{p.invariant}: {cite(p)}" for p in session.proofs if not p.current]
+    for guard in on_duty.values():
+        notes += [f"{guard.invariant.id}: {limit}" for limit in guard.invariant.limits]
+    if bpb is None:
+        notes.append("no validation loss: the run did not reach its end")
+    return notes

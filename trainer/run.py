@@ -1,0 +1,165 @@
+"""One run from configuration to report, whatever happens in between; and its resumption."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from karat.core.errors import CheckpointError, ConfigError, KaratError
+from karat.core.policy import Policy
+from karat.core.report import write_text
+from karat.invariants.runtime.ledger import read_rows
+from karat.invariants.runtime.monitor import NOT_EXERCISED, Stopped
+from karat.trainer.checkpoint import latest_checkpoint, load_checkpoint
+from karat.trainer.config import RunConfig
+from karat.trainer.config_file import read_config, to_toml
+from karat.trainer.console import Console
+from karat.trainer.data.baseline import trigram_bpb
+from karat.trainer.evaluate import Interrupted
+from karat.trainer.loop import Disturb, Diverged, finish, train
+from karat.trainer.plot import plot_run
+from karat.trainer.report import build_report, write_run_report
+from karat.trainer.session import Session, open_session, take_up
+from karat.trainer.signals import StopRequest
+
+RUNS = Path("runs")
+CONFIG = "config.toml"
+HOLDS, VIOLATED, CANNOT_JUDGE = 0, 1, 2
+
+
+def next_free(base: Path = RUNS) -> Path:
+    """runs/0001, or the number after the highest there is."""
+    numbers = [int(p.name) for p in base.iterdir() if re.fullmatch(r"\d+", p.name)] if base.is_dir() else []
+    return base / f"{max(numbers, default=0) + 1:04d}"
+
+
+def newest(base: Path = RUNS) -> Path:
+    """The run in `base` that was begun last; ConfigError when there is none."""
+    runs = [p for p in base.iterdir() if (p / CONFIG).is_file()] if base.is_dir() else []
+    if not runs:
+        raise ConfigError(
+            f"there is no run in {base}", required="a run", next_step="trainer run, or trainer report RUN"
+        )
+    return max(runs, key=lambda p: (p / CONFIG).stat().st_mtime_ns)
+
+
+def start(config: RunConfig, console: Console, disturb: Disturb | None = None) -> tuple[int, float | None]:
+    """A new run: (exit code, bits per byte or None). ConfigError when the folder holds a run already."""
+    out = config.out or next_free()
+    if (out / CONFIG).exists():
+        raise ConfigError(
+            f"{out} already holds a run", required="a new folder", next_step=f"trainer resume {out}, or --out another"
+        )
+    with StopRequest() as stop, session_of(config, out, console) as session:
+        write_text(out / CONFIG, to_toml(config.model_copy(update={"out": out})))
+        return _carry_out(session, stop, disturb)
+
+
+def resume(run: Path, console: Console) -> tuple[int, float | None]:
+    """Continues a run from its newest complete checkpoint, bit for bit on the CPU."""
+    if not (run / CONFIG).is_file():
+        raise ConfigError(
+            f"{run} is not the folder of a run", required=f"a folder with {CONFIG}", next_step="trainer run"
+        )
+    config = read_config(run / CONFIG, [])
+    with StopRequest() as stop:
+        try:
+            found = latest_checkpoint(run / "checkpoints")
+        except CheckpointError as error:
+            if (run / "checkpoints").is_dir() and any((run / "checkpoints").iterdir()):
+                raise
+            console.note(f"{error.seen.splitlines()[0]}: starting from the beginning")
+            found = None
+        for why in found.damaged if found else ():
+            console.warn(f"passed over: {why}")
+        checkpoint = load_checkpoint(found.path) if found else None
+        keep_rows_before(run / "log.jsonl", checkpoint.step if checkpoint else 0)
+        with session_of(config, run, console) as session:
+            if checkpoint is not None:
+                take_up(session, checkpoint)
+                console.note(f"resumed from {checkpoint.path} at step {checkpoint.step}")
+            return _carry_out(session, stop, None)
+
+
+@contextmanager
+def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Session]:
+    """An open session; its files are closed on the way out."""
+    session = open_session(config, out, console)
+    try:
+        yield session
+    finally:
+        session.log.close()
+        session.ledger.close()
+
+
+def keep_rows_before(path: Path, step: int) -> None:
+    """Drops the rows of a log that the resumed run will write again."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [(line, row) for line, row in zip(lines, read_rows(path), strict=False)]
+        write_text(path, "".join(line for line, row in rows if row["step"] < step))
+
+
+def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> tuple[int, float | None]:
+    """Trains, evaluates, saves and reports; a violation, a divergence or a signal ends it with a checkpoint."""
+    console, out = session.console, session.out
+    bpb = baseline = None
+    message = ""
+    try:
+        baseline = trigram_bpb(session.corpus.train, session.validation.tokens)
+        _announce(session, baseline)
+        with console.start(session.progress.step, session.config.steps):
+            train(session, stop.go_on, disturb)
+        session.save("final")
+        bpb = finish(session, stop.go_on)
+        session.progress.evaluations.append({"step": session.progress.step, "bpb": bpb})
+        code, outcome = _judge_ending(session)
+    except (Stopped, Diverged) as error:
+        session.save("violation")
+        code, outcome, message, bpb = VIOLATED, "stopped by a violation", str(error), None
+        if isinstance(error, Diverged):
+            outcome = "diverged"
+    except Interrupted:
+        session.save()
+        code, outcome = CANNOT_JUDGE, f"interrupted by {stop.requested}"
+        message = f"{outcome} at step {session.progress.step}; to go on: trainer resume {out}"
+    report = build_report(session, outcome, code, bpb, baseline)
+    digest = write_run_report(session, report)
+    plot_run(session, baseline)
+    if message:
+        (console.error if code == VIOLATED else console.note)(message)
+    console.note(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
+    return code, bpb
+
+
+def _judge_ending(session: Session) -> tuple[int, str]:
+    """(exit code, outcome) of a run that reached its end."""
+    monitor = session.monitor
+    if monitor.violations:
+        return VIOLATED, f"finished with {len(monitor.violations)} violations"
+    idle = monitor.not_exercised()
+    if idle and session.config.policy is Policy.STRICT:
+        return CANNOT_JUDGE, f"finished, but {', '.join(idle)} {NOT_EXERCISED}"
+    if session.config.policy is Policy.OFF:
+        return HOLDS, "finished, with guards off"
+    return HOLDS, "finished, every guard held"
+
+
+def _announce(session: Session, baseline: float) -> None:
+    config, manifest, console = session.config, session.corpus.manifest, session.console
+    parameters = sum(p.numel() for p in session.objective.parameters())
+    console.note(
+        f"{manifest.source}: {manifest.train_bytes:,} bytes to train on, {manifest.validation_bytes:,} to validate; "
+        f"{parameters:,} parameters; policy {config.policy}; guards {', '.join(session.monitor.guards)}"
+    )
+    console.note(f"byte-trigram baseline: {baseline:.4f} bits per byte on {session.validation.text}")
+
+
+def show_report(run: Path) -> str:
+    """The Markdown report of a run; KaratError when it has none."""
+    path = run / "report.md"
+    if not path.is_file():
+        raise KaratError(f"{run} has no report", required="a run that ended", next_step=f"trainer resume {run}")
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,181 @@
+"""Everything that one run holds: made from a configuration, saved to a checkpoint, taken up again from one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from karat.core.errors import DataError
+from karat.core.policy import Policy
+from karat.core.report import ProofStatus
+from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants import inv11_mhc_doubly_stochastic as inv11
+from karat.invariants.catalogue import find
+from karat.invariants.runtime.ledger import Ledger
+from karat.invariants.runtime.monitor import Monitor
+from karat.invariants.standing import demand_current, standings
+from karat.trainer.checkpoint import (
+    Checkpoint,
+    capture_rng,
+    require_same_config,
+    restore_model,
+    restore_optimizer,
+    restore_rng,
+    save_checkpoint,
+)
+from karat.trainer.config import RunConfig
+from karat.trainer.console import Console
+from karat.trainer.data.batches import Batches
+from karat.trainer.data.corpus import Corpus, load_corpus
+from karat.trainer.evaluate import Validation, validation_part
+from karat.trainer.models.transformer import Transformer
+from karat.trainer.objectives.nca import NcaObjective, near_equal_classes
+from karat.trainer.objectives.training import TrainingObjective
+from karat.trainer.optim.adamw import build_adamw
+
+
+@dataclass
+class Progress:
+    """What a run has found out so far; it travels in the checkpoint, so that a report covers the whole run."""
+
+    step: int = 0
+    last_loss: float | None = None
+    first_loss: float | None = None
+    after_step_due: bool = False
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    resumed_at: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Session:
+    """One run. `out` is its folder; `proofs` is what is proved of the guards that are on duty."""
+
+    config: RunConfig
+    out: Path
+    corpus: Corpus
+    validation: Validation
+    batches: Batches
+    objective: TrainingObjective
+    optimizer: torch.optim.AdamW
+    monitor: Monitor
+    proofs: tuple[ProofStatus, ...]
+    ledger: Ledger
+    log: Ledger
+    console: Console
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def model(self) -> Transformer:
+        return self.objective.model
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+    def save(self, name: str | None = None) -> Path:
+        """Writes a checkpoint of the state before step `progress.step`."""
+        return save_checkpoint(
+            self.checkpoints,
+            step=self.progress.step,
+            model_state=self.objective.state_dict(),
+            optimizer_state=self.optimizer.state_dict(),
+            extra={
+                "progress": {**vars(self.progress), "seconds": self.elapsed()},
+                "monitor": self.monitor.state(),
+                "data": self.corpus.manifest.digest,
+                "data_position": self.progress.step,
+                "learning_rate": self.config.schedule(self.progress.step),
+            },
+            rng=capture_rng(),
+            config_digest=self.config.digest,
+            settings=self.config.trajectory,
+            keep_last=self.config.checkpoint.keep_last,
+            name=name,
+        )
+
+    def elapsed(self) -> float:
+        """Seconds of this run, resumed parts included."""
+        return self.progress.seconds + time.perf_counter() - self.started
+
+
+def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
+    """(invariant, declared parameters) of the guards that this configuration calls for, in the catalogue's order."""
+    chosen: list[tuple[str, Any]] = [("INV-2", config.certificate)]
+    if config.model.gf16:
+        chosen.append(("INV-3", inv03.DEFAULT))
+    if config.model.nca:
+        chosen.append(("INV-4", config.entropy))
+    chosen.append(("INV-8", config.band))
+    if config.model.streams > 1:
+        chosen.append(("INV-11", inv11.DEFAULT))
+    return [(find(name), parameters) for name, parameters in chosen]
+
+
+def open_session(config: RunConfig, out: Path, console: Console) -> Session:
+    """Loads the data, builds the model and puts the guards on duty. Under STRICT it demands current proofs first."""
+    guards = guards_of(config)
+    proofs = standings(invariant for invariant, _ in guards)
+    if config.policy is Policy.STRICT:
+        demand_current(proofs)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    np.random.seed(config.seed % 2**32)
+    shape = config.model
+    corpus = load_corpus(
+        config.data, data_dir=config.data_dir, context=shape.context, vocab=shape.vocab, validation=config.validation
+    )
+    nca = None
+    if shape.nca:
+        counts = np.bincount(corpus.train, minlength=shape.vocab)[: shape.vocab].tolist()
+        nca = NcaObjective(shape.d_model, shape.vocab, token_classes=near_equal_classes(counts))
+    objective = TrainingObjective(Transformer(shape), nca)
+    optim = config.optim
+    optimizer = build_adamw(objective, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2))
+    ledger = Ledger(out / "ledger.jsonl")
+    monitor = Monitor.of(
+        guards,
+        config.policy,
+        ledger=ledger,
+        say=console.warn,
+        standing={status.invariant: status for status in proofs},
+    )
+    return Session(
+        config=config,
+        out=out,
+        corpus=corpus,
+        validation=validation_part(corpus.validation, config.eval.bytes),
+        batches=Batches(corpus.train, shape.context, config.batch_size, config.seed),
+        objective=objective,
+        optimizer=optimizer,
+        monitor=monitor,
+        proofs=proofs,
+        ledger=ledger,
+        log=Ledger(out / "log.jsonl"),
+        console=console,
+    )
+
+
+def take_up(session: Session, checkpoint: Checkpoint) -> None:
+    """Restores a checkpoint into a freshly opened session, bit for bit. Errors when it belongs to another run."""
+    require_same_config(checkpoint, session.config.digest, session.config.trajectory)
+    if checkpoint.extra["data"] != session.corpus.manifest.digest:
+        raise DataError(
+            f"the data {session.config.data} is not what this run was trained on",
+            required=f"the corpus with manifest digest {str(checkpoint.extra['data'])[:16]}…",
+            next_step="restore the data, or start a new run",
+        )
+    restore_model(session.objective, checkpoint)
+    restore_optimizer(session.optimizer, checkpoint)
+    restore_rng(checkpoint.rng)
+    session.monitor.restore(checkpoint.extra["monitor"])
+    session.progress = Progress(**checkpoint.extra["progress"])
+    session.progress.resumed_at.append(session.progress.step)
