@@ -236,7 +236,8 @@ def _two_norm(sympy: Any, ops: Any, matmul: Any, apply: Any) -> Any:
 
 def _measures(v: Any, residual: Any, gain: Any) -> Any:
     m = _matrix(v, "m", 2)
-    return [residual(m, v.ops) == 0, gain(m, v.ops) == 1]
+    halved = [[x / 2 for x in row] for row in m]
+    return [residual(m, v.ops) == 0, gain(m, v.ops) == 1, gain(halved, v.ops) == Fraction(1, 2)]
 
 
 # -- Sinkhorn --
@@ -311,7 +312,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             show=_one_norm, sample=_sample_norm),
     Identity("INV-11.norm-2", "nor the 2-norm: x'x - (Mx)'(Mx) is a sum of squares with the weights of M'M",
              (birkhoff.matmul, birkhoff.apply), show=_two_norm),
-    Formula("INV-11.measures", "of a doubly stochastic 2x2 matrix the running residual is 0 and the running gain is 1",
+    Formula("INV-11.measures", "of a doubly stochastic 2x2 matrix the running residual is 0 and the running gain is "
+            "1, of half of it 1/2",
             (birkhoff.residual, birkhoff.gain), variables=_reals(_names("m", 2)),
             given=lambda v: _doubly_stochastic(_matrix(v, "m", 2)), show=_measures,
             sample=lambda random: _named("m", _random_mixture(random, 2))),

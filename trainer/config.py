@@ -77,7 +77,7 @@ class OptimConfig(_Section):
     schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: int | None = Field(default=None, ge=0)
     """Steps; resolved to max(1, steps // 20)."""
-    decay_start: Finite = Field(default=0.8, gt=0, le=1)
+    decay_start: Finite = Field(default=0.6, gt=0, le=1)
     floor: Finite = Field(default=0.1, ge=0, le=1)
     weight_decay: Finite = Field(default=0.1, ge=0)
     beta1: Finite = Field(default=0.9, ge=0, lt=1)
@@ -93,7 +93,7 @@ class AshaConfig(_Section):
     target: Loss = 1.5
     gap: Loss = 2.0
     r0: int | None = Field(default=None, ge=1)
-    """The first rung, in steps; resolved to max(1, steps // 3)."""
+    """The first rung, in steps; resolved to a third of the steps, rounded up."""
 
 
 class LrBandConfig(_Section):
@@ -136,16 +136,17 @@ class CheckpointConfig(_Section):
 class RunConfig(_Section):
     """Everything that a run is made from. Raises pydantic's ValidationError; `read_config` turns it into ConfigError."""
 
-    steps: int = Field(default=300, ge=1, le=2**40)
+    steps: int = Field(default=1200, ge=1, le=2**40)
     seed: int = Field(default=42, ge=0, lt=2**63)
     """Below 2^63, the largest integer that TOML promises."""
-    out: GivenPath = Path("runs/karat")
+    out: GivenPath | None = None
+    """None: the next free folder in runs/."""
     data: Annotated[str, BeforeValidator(_text)] = "stdlib"
     """A named corpus, or the path of a text file or folder."""
     validation: GivenPath | None = None
     data_dir: GivenPath | None = None
     policy: Annotated[Policy, BeforeValidator(_policy)] = Policy.WARN
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     threads: int | None = Field(default=None, ge=1)
     """None: all cores."""
     model: ModelConfig = ModelConfig()
@@ -162,7 +163,7 @@ class RunConfig(_Section):
         if self.optim.warmup is not None and self.optim.warmup > self.steps:
             raise ValueError(f"optim.warmup must be at most steps, got {self.optim.warmup} and {self.steps}")
         self._fill("optim", "warmup", max(1, self.steps // 20))
-        self._fill("asha", "r0", max(1, self.steps // 3))
+        self._fill("asha", "r0", -(-self.steps // 3))
         self._fill("checkpoint", "every", max(1, self.steps // 4))
         return self
 

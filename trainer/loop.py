@@ -50,19 +50,23 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
             disturb(step)
         losses, norm = _gradient(session, step)
         margins = session.monitor.check(Phase.BEFORE_STEP, step, _readings(session, step, losses))
+        _demand_finite(session, step, losses, norm)
         session.optimizer.step()
         progress.step, progress.after_step_due = step + 1, True
         _record(session, step, losses, norm, margins)
         _after(session, go_on)
 
 
-def finish(session: Session, go_on: Callable[[], bool]) -> float:
-    """The final validation loss in bits per byte, and the prune certificate held against it."""
-    loss = bits_per_byte(session.model, session.validation, session.config.model.context, go_on)
-    breach = certificate_breach(session, loss)
-    if breach:
-        _void_certificate(session, loss, breach)
-    return loss
+def final_loss(session: Session, go_on: Callable[[], bool]) -> float:
+    """The validation loss at the end, in bits per byte."""
+    return bits_per_byte(session.model, session.validation, session.config.model.context, go_on)
+
+
+def hold_certificate(session: Session, final: float) -> None:
+    """Holds the prune certificate against the finished run; Stopped under STRICT when the run voids it."""
+    breach = certificate_breach(session, final)
+    if breach and session.monitor.policy is not Policy.OFF:
+        _void_certificate(session, final, breach)
 
 
 def certificate_breach(session: Session, final: float) -> str:
@@ -93,19 +97,24 @@ def _check_start(session: Session) -> None:
 
 
 def _gradient(session: Session, step: int) -> tuple[Losses, float]:
-    """Forward, backward, clip; the gradient norm is the one before clipping. Diverged when the loss is not finite."""
+    """Forward, backward, clip; the gradient norm is the one before clipping."""
     inputs, targets = session.batches.batch_at(step)
     session.optimizer.zero_grad(set_to_none=True)
     losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
     losses.total.backward()  # type: ignore[no-untyped-call]
     norm = float(torch.nn.utils.clip_grad_norm_(session.objective.parameters(), session.config.optim.clip))
-    if session.config.policy is not Policy.OFF and not math.isfinite(float(losses.total.detach()) + norm):
-        raise Diverged(
-            f"loss {float(losses.total.detach())}, gradient norm {norm} at step {step}",
-            required="finite numbers",
-            next_step="lower optim.lr, or look at log.jsonl for the step where the loss left its course",
-        )
     return losses, norm
+
+
+def _demand_finite(session: Session, step: int, losses: Losses, norm: float) -> None:
+    """Diverged when the loss or the gradient is not finite; the guards have looked first and may know the cause."""
+    loss = float(losses.total.detach())
+    if session.config.policy is not Policy.OFF and not (math.isfinite(loss) and math.isfinite(norm)):
+        raise Diverged(
+            f"loss {loss}, gradient norm {norm} at step {step}",
+            required="finite numbers",
+            next_step="lower optim.lr, or look in log.jsonl for the step where the loss left its course",
+        )
 
 
 def _readings(session: Session, step: int, losses: Losses) -> list[probes.Reading]:

@@ -60,6 +60,7 @@ def _plot_margins(axes: Axes, session: Session, steps: list[int], rows: list[dic
         numbers = [(s, m) for s, m in points if isinstance(m, (int, float)) and math.isfinite(m) and m > 0]
         if numbers:
             axes.plot([s for s, _ in numbers], [m for _, m in numbers], linewidth=0.9, label=name)
-    axes.set_yscale("log")
     axes.set_ylabel("margin to the nearest bound")
-    axes.legend()
+    if axes.lines:
+        axes.set_yscale("log")
+        axes.legend()

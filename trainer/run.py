@@ -18,7 +18,7 @@ from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.data.baseline import trigram_bpb
 from karat.trainer.evaluate import Interrupted
-from karat.trainer.loop import Disturb, Diverged, finish, train
+from karat.trainer.loop import Disturb, Diverged, final_loss, hold_certificate, train
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, write_run_report
 from karat.trainer.session import Session, open_session, take_up
@@ -113,25 +113,28 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         with console.start(session.progress.step, session.config.steps):
             train(session, stop.go_on, disturb)
         session.save("final")
-        bpb = finish(session, stop.go_on)
+        bpb = final_loss(session, stop.go_on)
         session.progress.evaluations.append({"step": session.progress.step, "bpb": bpb})
+        hold_certificate(session, bpb)
         code, outcome = _judge_ending(session)
     except (Stopped, Diverged) as error:
         session.save("violation")
-        code, outcome, message, bpb = VIOLATED, "stopped by a violation", str(error), None
-        if isinstance(error, Diverged):
-            outcome = "diverged"
+        code, message = VIOLATED, str(error)
+        outcome = "diverged" if isinstance(error, Diverged) else "stopped by a violation"
     except Interrupted:
         session.save()
         code, outcome = CANNOT_JUDGE, f"interrupted by {stop.requested}"
         message = f"{outcome} at step {session.progress.step}; to go on: trainer resume {out}"
     report = build_report(session, outcome, code, bpb, baseline)
     digest = write_run_report(session, report)
-    plot_run(session, baseline)
+    try:
+        plot_run(session, baseline)
+    except OSError as error:
+        console.warn(f"no picture: {error}")
     if message:
         (console.error if code == VIOLATED else console.note)(message)
     console.note(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
-    return code, bpb
+    return code, None if message else bpb
 
 
 def _judge_ending(session: Session) -> tuple[int, str]:

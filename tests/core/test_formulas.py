@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -26,7 +27,7 @@ def test_wsd_over_a_whole_run() -> None:
     assert rates[9] == 0.004 and set(rates[10:61]) == {0.004}
     assert rates[80] == pytest.approx((0.004 + 0.0004) / 2)
     assert set(rates[100:]) == {0.0004}
-    assert all(a >= b for a, b in zip(rates[60:], rates[61:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[60:]))
 
 
 def test_cosine_stays_at_the_floor_past_its_end() -> None:
@@ -75,7 +76,9 @@ def test_rungs_and_keep() -> None:
         halving.rung_steps(0, 10)
 
 
-@pytest.mark.parametrize(("loss", "pruned"), [(3.5, False), (3.5000001, True), (math.nan, True), (math.inf, True), (0.0, False)])
+@pytest.mark.parametrize(
+    ("loss", "pruned"), [(3.5, False), (3.5000001, True), (math.nan, True), (math.inf, True), (0.0, False)]
+)
 def test_should_prune(loss: float, pruned: bool) -> None:
     assert halving.should_prune(loss, 3.5) is pruned
 

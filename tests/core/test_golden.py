@@ -74,8 +74,8 @@ def test_float_is_correctly_rounded(x: Golden) -> None:
 
 def test_float_of_phi_is_above_phi() -> None:
     assert float(PHI) == 1.618033988749895
-    assert PHI < Fraction(1.618033988749895)
-    assert PHI > Fraction(math.nextafter(1.618033988749895, 0))
+    assert Fraction(1.618033988749895) > PHI
+    assert Fraction(math.nextafter(1.618033988749895, 0)) < PHI
 
 
 @given(numbers, st.integers(4, 200))
@@ -100,10 +100,10 @@ def test_decimal_is_correctly_rounded(a: int, b: int) -> None:
 
 
 def test_comparison_with_floats_is_exact() -> None:
-    assert not PHI == 1.618033988749895
+    assert PHI != 1.618033988749895
     assert PHI < 1.618033988749895 < PHI + Fraction(1, 10**15)
-    assert PHI < math.inf and PHI > -math.inf
-    assert not PHI < math.nan and not PHI > math.nan and PHI != math.nan
+    assert math.inf > PHI and -math.inf < PHI
+    assert not math.nan > PHI and not math.nan < PHI and math.nan != PHI
     assert Golden(Fraction(1, 2)) == 0.5
 
 

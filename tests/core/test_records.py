@@ -40,7 +40,12 @@ def test_judge_looks_into_nested_values() -> None:
 
 @pytest.mark.parametrize(
     ("policy", "action"),
-    [(Policy.OFF, Action.CONTINUE), (Policy.OBSERVE, Action.RECORD), (Policy.WARN, Action.SAY), (Policy.STRICT, Action.STOP)],
+    [
+        (Policy.OFF, Action.CONTINUE),
+        (Policy.OBSERVE, Action.RECORD),
+        (Policy.WARN, Action.SAY),
+        (Policy.STRICT, Action.STOP),
+    ],
 )
 def test_decide(policy: Policy, action: Action) -> None:
     assert decide(Verdict(Status.VIOLATED, -1.0), policy) is action
@@ -107,7 +112,11 @@ def test_a_lock_that_is_not_one(tmp_path: Path) -> None:
 
 
 def test_error_text_says_what_to_do() -> None:
-    assert str(KaratError("seen", required="need", next_step="do")).splitlines() == ["seen", "  required  need", "  next      do"]
+    assert str(KaratError("seen", required="need", next_step="do")).splitlines() == [
+        "seen",
+        "  required  need",
+        "  next      do",
+    ]
 
 
 def load(source: str, folder: Path, name: str) -> ModuleType:

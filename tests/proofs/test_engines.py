@@ -130,7 +130,7 @@ def test_translation_validation_finds_a_symbolic_reading_that_differs() -> None:
 
 
 def in_band(x: Any) -> Any:
-    return (1.5 <= x) & (x <= 2.5)
+    return (x >= 1.5) & (x <= 2.5)
 
 
 def not_out_of_band(x: Any) -> Any:
@@ -138,7 +138,9 @@ def not_out_of_band(x: Any) -> Any:
 
 
 @pytest.mark.parametrize(("guard", "over_doubles"), [(in_band, Grade.PROVED), (not_out_of_band, Grade.REFUTED)])
-def test_a_guard_that_accepts_nan_is_right_over_the_reals_and_refuted_over_doubles(guard: Any, over_doubles: Grade) -> None:
+def test_a_guard_that_accepts_nan_is_right_over_the_reals_and_refuted_over_doubles(
+    guard: Any, over_doubles: Grade
+) -> None:
     reals = Formula("INV-8.test", "", (guard,), variables={"x": "real"}, sample=unit,
                     show=lambda v, f: f(v.x) == in_band(v.x))  # fmt: skip
     doubles = FloatLaw("INV-8.test", "", (guard,), variables=("x",), sample=lambda r: {"x": r.uniform(0, 3)},
@@ -155,10 +157,12 @@ def test_float_law_finds_the_rounding_that_the_reals_do_not_have() -> None:
         return (x + y) - y
 
     law = FloatLaw("INV-8.test", "", (there_and_back,), variables=("x", "y"),
-                   given=lambda v: {"unit": (0.0 <= v.x) & (v.x <= 1.0) & (0.0 <= v.y) & (v.y <= 1.0)},
+                   given=lambda v: {"unit": (v.x >= 0.0) & (v.x <= 1.0) & (v.y >= 0.0) & (v.y <= 1.0)},
                    show=lambda v, f: f(v.x, v.y) == v.x, sample=lambda r: {"x": 0.5, "y": 0.25})  # fmt: skip
     evidence = decide(law)
-    assert evidence.grade is Grade.REFUTED and evidence.counterexample is not None and evidence.counterexample.reproduced
+    assert (
+        evidence.grade is Grade.REFUTED and evidence.counterexample is not None and evidence.counterexample.reproduced
+    )
 
 
 def test_exact_must_tell_values_apart() -> None:
@@ -214,7 +218,10 @@ def test_bit_law() -> None:
                   sample=lambda r: {"bits": r.getrandbits(16)})  # fmt: skip
     assert graded(good) is Grade.PROVED
     assert graded(dataclasses.replace(good, about=(lambda bits, ops: bits >> 2,))) is Grade.REFUTED
-    assert graded(dataclasses.replace(good, show=lambda v, z3, f: f(v.bits, v.ops).e == f(v.bits, v.ops).e)) is Grade.VACUOUS
+    assert (
+        graded(dataclasses.replace(good, show=lambda v, z3, f: f(v.bits, v.ops).e == f(v.bits, v.ops).e))
+        is Grade.VACUOUS
+    )
 
 
 def test_an_engine_that_raises_is_an_error() -> None:
@@ -245,4 +252,3 @@ def test_a_process_that_dies_is_an_error() -> None:
     stray = Exact("INV-8.not-in-the-catalogue", "", (), show=lambda x: True, at=math.pi, not_at=())
     evidence = collect([stray])["INV-8.not-in-the-catalogue"]
     assert evidence.grade is Grade.ERROR and "ended with code" in evidence.detail
-

@@ -72,11 +72,15 @@ def about_changed(obligation: Obligation, changed: ModuleType) -> Obligation:
         if isinstance(function, FunctionType):
             short = changed.__name__.rsplit(".", 1)[1]
             space = {**function.__globals__, short: changed}
-            parts[name] = FunctionType(function.__code__, space, function.__name__, function.__defaults__, function.__closure__)
+            parts[name] = FunctionType(
+                function.__code__, space, function.__name__, function.__defaults__, function.__closure__
+            )
     return dataclasses.replace(obligation, about=about, **parts)
 
 
-@pytest.mark.parametrize(("module", "old", "new", "obligation_id"), SABOTAGES, ids=lambda x: str(x)[-28:].replace("\n", " "))
+@pytest.mark.parametrize(
+    ("module", "old", "new", "obligation_id"), SABOTAGES, ids=lambda x: str(x)[-28:].replace("\n", " ")
+)
 def test_each_sabotage_is_found_out(module: ModuleType, old: str, new: str, obligation_id: str) -> None:
     obligation = next(o for i in invariants() for o in i.obligations if o.id == obligation_id)
     evidence = decide(about_changed(obligation, sabotaged(module, old, new)))
@@ -96,6 +100,8 @@ def test_verify_ends_1_and_names_the_invariant(tmp_path: Path, repository: Path)
         env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, cwd=tmp_path, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 1, ran.stdout + ran.stderr
-    assert "INV-2.nan" in ran.stdout and "loss = nan" in ran.stdout and "core.formulas.halving.should_prune" in ran.stdout
+    assert (
+        "INV-2.nan" in ran.stdout and "loss = nan" in ran.stdout and "core.formulas.halving.should_prune" in ran.stdout
+    )
     assert (package / "invariants" / "proofs.lock").read_bytes() == lock
     assert '"grade": 0' in (tmp_path / "out" / "report.json").read_text()

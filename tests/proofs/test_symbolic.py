@@ -34,7 +34,9 @@ def test_builtin_min_max_if_and_chains_fork_completely() -> None:
     for a, b in ((Fraction(1), Fraction(4)), (Fraction(7), Fraction(2)), (Fraction(-3), Fraction(-1))):
         taken = [p for p in paths if all(evaluate(c, {"x": a, "y": b}) for c in p.condition)]
         top = max(a, b)
-        assert len(taken) == 1 and evaluate(lift(taken[0].value), {"x": a, "y": b}) == (top if 0 <= top < 5 else min(a, 3))
+        assert len(taken) == 1 and evaluate(lift(taken[0].value), {"x": a, "y": b}) == (
+            top if 0 <= top < 5 else min(a, 3)
+        )
 
 
 def test_infeasible_sides_are_not_taken() -> None:
@@ -58,7 +60,9 @@ def test_equality_is_a_condition_not_identity() -> None:
     assert sorted(p.value for p in paths) == [1, 2]
 
 
-@pytest.mark.parametrize("use", [float, int, hash, round, lambda s: f"{s:.2f}", lambda s: [1, 2, 3][s], lambda s: {s: 1}, math.exp])
+@pytest.mark.parametrize(
+    "use", [float, int, hash, round, lambda s: f"{s:.2f}", lambda s: [1, 2, 3][s], lambda s: {s: 1}, math.exp]
+)
 def test_what_cannot_be_followed_is_refused(use: Any) -> None:
     with pytest.raises((Concretised, TypeError)):
         Explorer([]).run(lambda: use(x))

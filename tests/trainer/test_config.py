@@ -181,7 +181,7 @@ def test_the_record_is_frozen_and_strict() -> None:
 
 @pytest.mark.parametrize(
     ("steps", "warmup", "stable_end", "r0", "every", "rungs"),
-    [(1, 1, 1, 1, 1, ()), (10, 1, 8, 3, 2, (3, 9)), (300, 15, 240, 100, 75, (100,)), (301, 15, 240, 100, 75, (100, 300))],
+    [(1, 1, 1, 1, 1, ()), (10, 1, 6, 4, 2, (4,)), (300, 15, 180, 100, 75, (100,)), (301, 15, 180, 101, 75, (101,))],
 )  # fmt: skip
 def test_what_is_left_out_follows_from_steps(
     steps: int, warmup: int, stable_end: int, r0: int, every: int, rungs: tuple[int, ...]
@@ -240,7 +240,7 @@ def test_the_schedule_is_the_proved_formula(
 
 def test_the_plateau_is_where_the_schedule_is_flat() -> None:
     wsd, cosine = RunConfig(steps=100), RunConfig(steps=100, optim={"schedule": "cosine"})
-    assert [step for step in range(100) if wsd.plateau(step)] == list(range(5, 80))
+    assert [step for step in range(100) if wsd.plateau(step)] == list(range(5, 60))
     assert [step for step in range(100) if cosine.plateau(step)] == [4]
     cold = RunConfig(steps=100, optim={"schedule": "cosine", "warmup": 0})
     assert [step for step in range(-1, 100) if cold.plateau(step)] == [0]
@@ -276,7 +276,7 @@ def test_the_digest_does_not_change_with_what_only_watches(pair: str) -> None:
 
 def test_the_trajectory_names_each_setting() -> None:
     trajectory = RunConfig().trajectory
-    assert trajectory["optim.warmup"] == 15 and trajectory["model.d_model"] == 256 and trajectory["seed"] == 42
+    assert trajectory["optim.warmup"] == 60 and trajectory["model.d_model"] == 256 and trajectory["seed"] == 42
     assert "out" not in trajectory
 
 
@@ -311,9 +311,10 @@ def test_toml_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, table: 
 
 def test_toml_holds_every_key_that_is_set() -> None:
     text = to_toml(RunConfig())
-    assert text.startswith('steps = 300\nseed = 42\nout = "runs/karat"\n')
-    assert '\n[optim]\nlr = 0.004\nschedule = "wsd"\nwarmup = 15\n' in text
+    assert text.startswith('steps = 1200\nseed = 42\ndata = "stdlib"\n')
+    assert '\n[optim]\nlr = 0.004\nschedule = "wsd"\nwarmup = 60\n' in text
     assert "validation" not in text  # none: left out, since TOML has no null
+    assert '\nout = "runs/karat"\n' in to_toml(RunConfig(out=Path("runs/karat")))
 
 
 @given(st.text(string.printable))

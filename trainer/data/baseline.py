@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from karat.core.errors import DataError
 from karat.trainer.data.disjoint import Positions, Tokens
 
@@ -66,9 +67,7 @@ class Trigram:
         second = _components(self.counts, None, text[:1].astype(np.int64), text[1:2].astype(np.int64))
         total = -float(np.log2(second @ weights).sum())
         for start in range(2, len(text), CHUNK):
-            total -= float(
-                np.log2(_text_components(self.counts, text[start - 2 : start + CHUNK]) @ weights).sum()
-            )
+            total -= float(np.log2(_text_components(self.counts, text[start - 2 : start + CHUNK]) @ weights).sum())
         return total
 
 
@@ -137,9 +136,7 @@ def _components(counts: TrigramCounts, a: Positions | None, b: Positions | None,
     parts[:, 2] = counts.none[c] / counts.none.sum()
     parts[:, 1] = parts[:, 2] if b is None else _frequency(counts.one, counts.one_total, b, c, parts[:, 2])
     known = None if a is None or b is None else a * BYTES + b
-    parts[:, 0] = (
-        parts[:, 1] if known is None else _frequency(counts.two, counts.two_total, known, c, parts[:, 1])
-    )
+    parts[:, 0] = parts[:, 1] if known is None else _frequency(counts.two, counts.two_total, known, c, parts[:, 1])
     return parts
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
 from karat.core.errors import DataError
 from karat.trainer.data.disjoint import Positions, Tokens
 
@@ -118,6 +119,4 @@ def _check_shape(tokens: Tokens, context: int, batch_size: int, *, least: int) -
         raise DataError(f"tokens of shape {tokens.shape} and type {tokens.dtype}", required="(n,) uint8")
     if len(tokens) < least:
         seen = f"a text of {len(tokens):,} bytes with context {context}"
-        raise DataError(
-            seen, required=f"at least {least:,} bytes", next_step="give more text or a smaller context"
-        )
+        raise DataError(seen, required=f"at least {least:,} bytes", next_step="give more text or a smaller context")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from karat.core.errors import DataError
 from karat.trainer.data.disjoint import Tokens, check_disjoint
 from karat.trainer.data.download import TINY_SHAKESPEARE, cache_folder, pinned_text
@@ -109,9 +110,7 @@ def _split(files: Sequence[TextFile], context: int) -> _Sides:
         train = b"".join(file.content for i, file in enumerate(files) if i not in by_file.held_out)
         held = b"".join(file.content for i, file in enumerate(files) if i in by_file.held_out)
         if min(len(train), len(held)) > context:
-            sides: list[Side] = [
-                "validation" if i in by_file.held_out else "train" for i in range(len(files))
-            ]
+            sides: list[Side] = ["validation" if i in by_file.held_out else "train" for i in range(len(files))]
             return _Sides(train, held, _records(files, sides), by_file.rule)
     return _cut(files, context)
 
@@ -159,9 +158,7 @@ def _check_length(name: str, sides: _Sides, context: int) -> None:
 
 def _check_vocab(files: Sequence[TextFile], vocab: int) -> None:
     """DataError where bytes have no token: names the largest, their number and the vocabulary needed."""
-    counts = sum(
-        (np.bincount(np.frombuffer(f.content, np.uint8), minlength=256) for f in files), np.zeros(256, int)
-    )
+    counts = sum((np.bincount(np.frombuffer(f.content, np.uint8), minlength=256) for f in files), np.zeros(256, int))
     largest = int(np.flatnonzero(counts)[-1])
     if largest >= vocab:
         path = next(f.path for f in files if largest in f.content)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from karat.core.errors import DataError
 
 Tokens = npt.NDArray[np.uint8]

@@ -59,9 +59,7 @@ def pinned_text(text: PinnedText, folders: Sequence[Path], cache: Path, opener: 
     """
     for folder in folders:
         if (folder / text.name).is_file():
-            return _checked(
-                text, _read(folder / text.name), f"{folder / text.name}", f"replace it by {text.url}"
-            )
+            return _checked(text, _read(folder / text.name), f"{folder / text.name}", f"replace it by {text.url}")
     cached = cache / text.name
     if cached.is_file():
         content = _read(cached)
@@ -109,9 +107,7 @@ def _download(text: PinnedText, folders: Sequence[Path], opener: Opener) -> byte
     except (OSError, http.client.HTTPException, ValueError) as error:
         looked = "".join(f"; not in {folder}" for folder in folders)
         seen = f"cannot download {text.url}: {error}{looked}"
-        raise DataError(
-            seen, required=f"{text.name} ({text.size:,} bytes)", next_step=_local_advice(text)
-        ) from error
+        raise DataError(seen, required=f"{text.name} ({text.size:,} bytes)", next_step=_local_advice(text)) from error
 
 
 def _read_up_to(response: Readable, size: int) -> bytes:
@@ -146,6 +142,4 @@ def _keep(content: bytes, target: Path) -> None:
 
 def _unwritable(target: Path, error: OSError) -> StorageError:
     seen = f"cannot keep the download in {target.parent}: {error.strerror or error}"
-    return StorageError(
-        seen, required="a writable folder", next_step="set XDG_CACHE_HOME to a writable folder"
-    )
+    return StorageError(seen, required="a writable folder", next_step="set XDG_CACHE_HOME to a writable folder")

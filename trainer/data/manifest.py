@@ -8,8 +8,9 @@ import hashlib
 import json
 from typing import Literal
 
-from karat.trainer.data.disjoint import Overlap
 from pydantic import BaseModel, ConfigDict
+
+from karat.trainer.data.disjoint import Overlap
 
 Side = Literal["train", "validation", "both"]
 

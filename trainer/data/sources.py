@@ -35,9 +35,7 @@ def read_text(path: Path) -> bytes:
     fault = text_fault(content)
     if fault:
         seen = f"{path}: {fault}"
-        raise DataError(
-            seen, required="UTF-8 text without NUL bytes", next_step="give a text file or a folder of them"
-        )
+        raise DataError(seen, required="UTF-8 text without NUL bytes", next_step="give a text file or a folder of them")
     return content
 
 
@@ -61,9 +59,7 @@ def read_texts(path: Path) -> Texts:
     if is_file:
         return Texts((TextFile(printable(path.name), read_text(path)),), 0)
     if not is_folder:
-        raise DataError(
-            f"{path} is neither a file nor a folder", required="a text file or a folder of text files"
-        )
+        raise DataError(f"{path} is neither a file nor a folder", required="a text file or a folder of text files")
     found = _walk(path, lambda folder: folder.startswith("."), lambda name: not name.startswith("."))
     if not found.files:
         raise DataError(
@@ -145,6 +141,4 @@ def _read(path: Path) -> bytes:
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     seen = f"cannot read {path}: {error.strerror or error}"
-    return DataError(
-        seen, required="a readable file or folder", next_step="check the path and its permissions"
-    )
+    return DataError(seen, required="a readable file or folder", next_step="check the path and its permissions")

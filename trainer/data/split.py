@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from karat.trainer.data.disjoint import WINDOW, window_hashes
 from karat.trainer.data.manifest import sha256_hex
 
 VALIDATION_SHARE = 0.05  # groups are held out until validation has this share of the bytes
-LARGEST_GROUP_SHARE = (
-    0.025  # of all bytes; a larger group is never held out, so validation ends in [5 %, 7.5 %)
-)
+LARGEST_GROUP_SHARE = 0.025  # of all bytes; a larger group is never held out, so validation ends in [5 %, 7.5 %)
 LEAST_SHARE = 0.01  # below this, whole files do not make a validation text
 COPY_SHARE = 0.1  # of the smaller file's fingerprints, also in the other: near copies
 SAMPLE_BITS = 3  # one window hash in 2^3 is a fingerprint (Manber 1994), chosen by content
@@ -55,9 +54,7 @@ def split_files(files: Sequence[TextFile]) -> FileSplit | None:
     groups = copy_groups([file.content for file in files])
     total = sum(len(file.content) for file in files)
     sizes = [sum(len(files[i].content) for i in group) for group in groups]
-    keys = [
-        min(sha256_hex(files[i].path.encode() + b"\0" + files[i].content) for i in group) for group in groups
-    ]
+    keys = [min(sha256_hex(files[i].path.encode() + b"\0" + files[i].content) for i in group) for group in groups]
     by_hash = sorted(range(len(groups)), key=lambda g: keys[g])
     small = [g for g in by_hash if sizes[g] <= LARGEST_GROUP_SHARE * total]
     chosen, rule = _until_enough(small, sizes, total), WHOLE_FILES_RULE

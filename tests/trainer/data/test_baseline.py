@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from karat.core.errors import DataError
 from karat.trainer.data import baseline
 from karat.trainer.data.baseline import Trigram, count_trigrams, fit_trigram, fit_weights, trigram_bpb

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from karat.core.errors import DataError
 from karat.trainer.data.batches import Batches, epoch_starts, validation_windows, windows_per_epoch
 from karat.trainer.data.disjoint import Tokens
@@ -25,9 +26,7 @@ shapes = st.tuples(st.integers(2, 251), st.integers(1, 40)).filter(lambda shape:
 
 @settings(max_examples=60, deadline=None)
 @given(shape=shapes, batch_size=st.integers(1, 20), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2))
-def test_each_epoch_uses_each_window_once(
-    shape: tuple[int, int], batch_size: int, seed: int, epoch: int
-) -> None:
+def test_each_epoch_uses_each_window_once(shape: tuple[int, int], batch_size: int, seed: int, epoch: int) -> None:
     length, context = shape
     batches = Batches(ASCENDING[:length], context, batch_size, seed)
     count = batches.windows_per_epoch
@@ -118,9 +117,7 @@ def test_validation_predicts_every_byte_but_the_first_once_and_in_order(
         (4, 1, 2**64, 9, "seed 18446744073709551616"),
     ],
 )
-def test_impossible_batches_are_refused(
-    context: int, batch_size: int, seed: int, length: int, message: str
-) -> None:
+def test_impossible_batches_are_refused(context: int, batch_size: int, seed: int, length: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Batches(ASCENDING[:length], context, batch_size, seed)
 

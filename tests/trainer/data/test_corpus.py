@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from karat.core.errors import DataError
 from karat.trainer.data import corpus, sources
 from karat.trainer.data.corpus import Corpus, load_corpus
@@ -248,9 +249,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_an_unreadable_file_is_refused(
-    as_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_refused(as_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "texts" / "secret.txt", noise(0, 300))
 
     def deny(self: Path) -> bytes:
@@ -272,9 +271,7 @@ def test_an_unreadable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_vocabulary_that_is_too_small_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", noise(0, 300).replace(b"~", b"-") + "é~é".encode())
-    with pytest.raises(
-        DataError, match=r"4 bytes do not fit a vocabulary of 128; .* byte 195 in a\.txt"
-    ) as caught:
+    with pytest.raises(DataError, match=r"4 bytes do not fit a vocabulary of 128; .* byte 195 in a\.txt") as caught:
         load(path, vocab=128)
     assert "196 or more" in caught.value.next_step
     with pytest.raises(DataError, match="2 bytes do not fit a vocabulary of 195"):

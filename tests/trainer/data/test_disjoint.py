@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from karat.core.errors import DataError
 from karat.trainer.data import disjoint
 from karat.trainer.data.disjoint import Tokens, check_disjoint, shared_windows, window_hashes

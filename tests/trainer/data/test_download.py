@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+
 from karat.core.errors import DataError, StorageError
 from karat.trainer.data.download import TINY_SHAKESPEARE, PinnedText, cache_folder, open_url, pinned_text
 from karat.trainer.data.manifest import sha256_hex

@@ -3,9 +3,10 @@
 import hashlib
 
 import pytest
+from pydantic import ValidationError
+
 from karat.trainer.data.disjoint import Overlap
 from karat.trainer.data.manifest import FileRecord, Manifest
-from pydantic import ValidationError
 
 MANIFEST = Manifest(
     source="corpus",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from karat.trainer.data.split import FEW_FILES_RULE, WHOLE_FILES_RULE, TextFile, copy_groups, split_files
 
 

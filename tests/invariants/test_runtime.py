@@ -1,0 +1,218 @@
+"""Probes, monitor, ledger and watch on live torch objects."""
+
+from __future__ import annotations
+
+import json
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from karat.core.errors import ConfigError, EvidenceError, StorageError
+from karat.core.observation import Phase
+from karat.core.policy import Policy
+from karat.invariants import inv02_asha_threshold as inv02
+from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants import inv08_lr_band as inv08
+from karat.invariants import standing
+from karat.invariants.catalogue import BUILT_IN, find
+from karat.invariants.runtime import Monitor, Stopped, watch
+from karat.invariants.runtime.ledger import Ledger, plain, read_rows
+from karat.invariants.runtime.probes import (
+    gf16_absmax,
+    learning_rate,
+    mixing_matrices,
+    nca_entropy,
+    observe,
+    prune_certificate,
+    schedule_peak,
+)
+
+
+def values(reading: Any) -> dict[str, Any]:
+    return dict(observe([reading])[0].values)
+
+
+def sgd(*rates: float) -> torch.optim.SGD:
+    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": rate} for rate in rates])
+
+
+def test_learning_rate_reads_the_worst_group() -> None:
+    assert values(learning_rate(sgd(0.004, 0.5, 0.003), True, inv08.DEFAULT))["lr"] == 0.5
+    assert values(learning_rate(sgd(0.004, 0.0001), True, inv08.DEFAULT))["lr"] == 0.0001
+    assert math.isnan(values(learning_rate(sgd(0.004, math.nan), False, inv08.DEFAULT))["lr"])
+
+
+def test_schedule_peak_reads_the_worst_step() -> None:
+    assert values(schedule_peak([(0.001, False), (0.004, True), (0.0041, True)], inv08.DEFAULT)) == {
+        "lr": 0.001, "on_plateau": 0.0,
+    }  # fmt: skip
+    assert values(schedule_peak([(0.001, True), (0.004, True)], inv08.DEFAULT))["lr"] == 0.001
+
+
+def test_gf16_absmax_reads_the_worst_tensor() -> None:
+    fine, huge, tiny = torch.full((3, 3), 0.5), torch.tensor([[-1e10, 1.0]]), torch.full((2,), 1e-12)
+    assert values(gf16_absmax([fine, huge], inv03.DEFAULT))["absmax"] == 1e10
+    assert values(gf16_absmax([fine, tiny], inv03.DEFAULT))["absmax"] == pytest.approx(1e-12)
+    assert math.isnan(values(gf16_absmax([fine, torch.tensor([math.nan, 1.0])], inv03.DEFAULT))["absmax"])
+    assert values(gf16_absmax([fine, torch.tensor([math.inf])], inv03.DEFAULT))["absmax"] == math.inf
+
+
+def test_nca_entropy_reads_a_histogram_of_81_cells_only() -> None:
+    assert values(nca_entropy(torch.full((9,), 9)))["entropy"] == pytest.approx(math.log(9))
+    assert values(nca_entropy(torch.tensor([81, 0, 0, 0, 0, 0, 0, 0, 0])))["entropy"] == 0
+    for wrong in (torch.full((9,), 8), torch.full((3,), 27), torch.tensor([-1, 82, 0, 0, 0, 0, 0, 0, 0])):
+        assert math.isnan(values(nca_entropy(wrong))["entropy"])
+
+
+def test_mixing_matrices_come_over_in_order() -> None:
+    matrices = torch.arange(18.0).reshape(2, 3, 3)
+    observed = values(mixing_matrices(matrices, torch.tensor(0.5)))
+    assert observed["matrices"] == matrices.tolist() and observed["spread"] == 0.5
+
+
+def test_observations_of_several_probes_do_not_mix() -> None:
+    a = mixing_matrices(torch.eye(2)[None], torch.tensor(0.25))
+    b = nca_entropy(torch.full((9,), 9))
+    c = gf16_absmax([torch.ones(2, dtype=torch.float64) / 3], inv03.DEFAULT)
+    first, second, third = observe([a, b, c])
+    assert first.values["spread"] == 0.25 and second.values["entropy"] > 2
+    assert third.values["absmax"] == 1 / 3  # float64 is not narrowed
+
+
+class Rows(list[Any]):
+    def write(self, row: Any) -> None:
+        self.append(row)
+
+
+def monitor(policy: Policy, **options: Any) -> Monitor:
+    return Monitor.of([(find("INV-8"), inv08.DEFAULT), (find("INV-2"), inv02.Certificate())], policy, **options)
+
+
+def test_policies() -> None:
+    said: list[str] = []
+    bad = learning_rate(sgd(0.5), False, inv08.DEFAULT)
+    for policy, expected in ((Policy.OFF, 0), (Policy.OBSERVE, 1), (Policy.WARN, 1)):
+        guards = monitor(policy, say=said.append)
+        guards.check(Phase.BEFORE_STEP, 3, [bad])
+        assert len(guards.violations) == expected
+        assert len(said) == (policy is Policy.WARN)
+    assert said[0].startswith("INV-8 lr-band violated at step 3 (before the step; warn)\n  observed   lr = 0.5")
+    with pytest.raises(Stopped):
+        monitor(Policy.STRICT).check(Phase.BEFORE_STEP, 3, [bad])
+
+
+def test_every_reading_is_recorded_before_the_first_violation_is_raised() -> None:
+    rows = Rows()
+    guards = monitor(Policy.STRICT, ledger=rows)
+    tight = inv02.Certificate(threshold=Fraction(1))
+    with pytest.raises(Stopped, match="INV-8"):
+        guards.check(Phase.RUNG, 3, [learning_rate(sgd(0.5), False, inv08.DEFAULT), prune_certificate(2.0, tight)])
+    assert [v.invariant for v in guards.violations] == ["INV-8", "INV-2"]
+    assert [row["event"] for row in rows] == ["violation", "violation", "check"]
+
+
+def test_summaries_and_state_travel() -> None:
+    guards = monitor(Policy.OBSERVE)
+    assert guards.not_exercised() == ["INV-8", "INV-2"]
+    for step, rate in enumerate((0.004, 0.006, 0.5)):
+        guards.check(Phase.BEFORE_STEP, step, [learning_rate(sgd(rate), False, inv08.DEFAULT)])
+    again = monitor(Policy.OBSERVE)
+    again.restore(json.loads(json.dumps(guards.state())))
+    for one in (guards, again):
+        summary = one.guards["INV-8"].summary()
+        assert (summary.checks, summary.violations, summary.worst_step, summary.state) == (3, 1, 2, "VIOLATED")
+        assert summary.worst_margin == pytest.approx(0.0065778 - 0.5, abs=1e-6)
+        assert one.guards["INV-2"].summary().state == "NOT EXERCISED"
+        assert len(one.violations) == 1
+
+
+def test_ledger_survives_a_torn_row(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    ledger.write({"a": 1, "b": [math.nan, Fraction(1, 3)]})
+    ledger.close()
+    with path.open("a") as file:
+        file.write('{"a": 2, "torn')
+    assert list(read_rows(path)) == [{"a": 1, "b": ["nan", "1/3"]}]
+    again = Ledger(path)
+    again.write({"a": 3})
+    again.close()
+    assert [row["a"] for row in read_rows(path)] == [1, 3]
+    assert plain({"x": -math.inf}) == {"x": "-inf"}
+
+
+def test_ledger_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        Ledger(tmp_path / "file" / "ledger.jsonl")
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    monkeypatch.setattr("karat.invariants.runtime.ledger.os.write", lambda file, line: len(line) - 1)
+    with pytest.raises(StorageError, match="space"):
+        ledger.write({"a": 1})
+
+
+def loop(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        weight.sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def test_watch_stops_a_foreign_loop_before_the_step() -> None:
+    model = torch.nn.Linear(2, 2, bias=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.004)
+    with watch(model, optimizer, policy="strict", lr_band=inv08.DEFAULT) as guards:
+        loop(optimizer, model.weight, 3)
+        before = model.weight.detach().clone()
+        state = {k: v.clone() for k, v in optimizer.state[model.weight].items()}
+        optimizer.param_groups[0]["lr"] = 0.1
+        with pytest.raises(Stopped, match="INV-8 lr-band violated at step 3"):
+            loop(optimizer, model.weight, 1)
+        assert torch.equal(model.weight, before)
+        assert all(torch.equal(optimizer.state[model.weight][k], v) for k, v in state.items())
+        assert guards.not_checked == {
+            "INV-3": "no parameters were declared to go through GF16", "INV-11": "no mixing matrices were declared",
+        }  # fmt: skip
+    loop(optimizer, model.weight, 1)  # detached: the loop is the user's own again
+    assert [v.step for v in guards.violations] == [3] and guards.finish()[0].checks == 4
+
+
+def test_watch_declared_tensors_and_matrices(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    flat = torch.full((1, 2, 2), 0.5)
+    guards = watch(model, optimizer, policy="observe", gf16=["weight"], mixing=lambda: (flat, torch.tensor(0.0)),
+                   ledger=tmp_path / "l.jsonl")  # fmt: skip
+    loop(optimizer, model.weight, 2)
+    summary = {s.invariant: (s.checks, s.violations) for s in guards.finish()}
+    assert summary == {"INV-3": (2, 0), "INV-11": (2, 2)}
+    assert len(list(read_rows(tmp_path / "l.jsonl"))) == 2
+    with pytest.raises(ConfigError, match="no parameter 'wieght'"):
+        watch(model, optimizer, gf16=["wieght"])
+
+
+def test_standing_follows_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for status in standing.standings(BUILT_IN):
+        assert status.current and status.grade == "PROVED", "run `make verify`: the committed lock is stale"
+    found = standing.standings(BUILT_IN, tmp_path / "absent")
+    assert all(s.grade == "UNPROVED" and s.missing for s in found)
+    with pytest.raises(EvidenceError, match="make verify"):
+        standing.demand_current(found)
+    monkeypatch.setattr("karat.core.formulas.halving.ETA", 4)
+    changed = {s.invariant: s for s in standing.standings(BUILT_IN)}
+    assert changed["INV-2"].grade == "UNPROVED" and "core.formulas.halving.rung_steps" in changed["INV-2"].stale
+    assert changed["INV-8"].current
+    assert "changed since the last proof" in standing.cite(changed["INV-2"])
+
+
+def test_strict_watch_demands_current_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.004)
+    monkeypatch.setattr("karat.invariants.inv08_lr_band.PHI", inv08.PHI + 0)
+    monkeypatch.setattr("karat.core.formulas.schedule.clamp", lambda x, low, high: x)
+    with pytest.raises(EvidenceError, match=r"INV-8 is UNPROVED: .*changed since the last proof"):
+        watch(model, optimizer, policy="strict", lr_band=inv08.DEFAULT)

@@ -1,0 +1,316 @@
+"""The command `trainer`: what it prints where, its exit codes, its messages on bad input, resume and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from karat.core.report import digest_holds
+from karat.invariants.runtime.ledger import read_rows
+from karat.trainer import cli
+from karat.trainer.checkpoint import load_checkpoint, storage
+from karat.trainer.cli import main
+from karat.trainer.config_file import read_config
+
+Trainer = Callable[..., int]
+
+
+def model_bytes(run: Path, name: str = "final") -> bytes:
+    return (run / "checkpoints" / name / "model.safetensors").read_bytes()
+
+
+def test_a_strict_run(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny() == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"BPB=\d+\.\d{4}\n", out)
+    assert "byte-trigram baseline" in err and "rung 3:" in err and "every guard held" in err
+    run = tmp_path / "run"
+    data = json.loads((run / "report.json").read_text())
+    assert digest_holds(data) and data["exit_code"] == 0 and f"BPB={data['bpb']:.4f}\n" == out
+    assert {g["invariant"]: g["state"] for g in data["guards"]} == dict.fromkeys(
+        ("INV-2", "INV-3", "INV-4", "INV-8", "INV-11"), "held"
+    )
+    assert all(p["grade"] == "PROVED" and not p["stale"] for p in data["proofs"])
+    assert data["first_loss"] == pytest.approx(8, abs=0.2)  # log2 256
+    assert (run / "run.png").stat().st_size > 10_000
+    rows = list(read_rows(run / "log.jsonl"))
+    assert [row["step"] for row in rows] == list(range(9))
+    assert set(rows[0]) == {"step", "loss", "lr", "gradient_norm", "margins", "nca_loss", "nca_entropy"}
+    assert set(rows[0]["margins"]) == {"INV-3", "INV-4", "INV-8", "INV-11"}
+    assert read_config(run / "config.toml", []).steps == 9
+    assert main(["report", str(run)]) == 0
+    assert "# Run report" in capsys.readouterr().out
+
+
+def test_guards_off_changes_no_weight(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny(out="on") == 0 and tiny(out="off", policy="off") == 0
+    assert model_bytes(tmp_path / "on") == model_bytes(tmp_path / "off")
+    assert "guards off" in capsys.readouterr().err
+
+
+def test_plain_models_have_fewer_guards_and_say_so(tiny: Trainer, tmp_path: Path) -> None:
+    assert tiny("model.streams=1", "model.gf16=false", "model.nca=false") == 0
+    data = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [g["invariant"] for g in data["guards"]] == ["INV-2", "INV-8"]
+    assert sum("not on duty" in note for note in data["notes"]) == 3
+
+
+def test_the_rate_out_of_band_ends_1_and_cites_inv_8(tiny: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny("optim.lr=0.5") == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "INV-8 lr-band violated before the first step" in err and "trainer explain INV-8" in err
+
+
+def test_warn_reports_the_violation_and_ends_1(
+    tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny("optim.lr=0.01", policy="warn") == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("BPB=") and "violated before the first step" in err
+    data = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert data["steps_done"] == 9 and data["outcome"].endswith("violations")
+
+
+def test_a_breached_gap_voids_the_certificate(
+    tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny("asha.target=7.9", "asha.gap=0.01", "asha.threshold=8") == 1
+    err = capsys.readouterr().err
+    assert "INV-2 asha-threshold violated at step 9 (at the end; strict)" in err and "certificate is VOID" in err
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["certificate"].startswith("VOID: at rung 3")
+    assert tiny("asha.target=7.9", "asha.gap=2", "asha.threshold=9.9", out="held") == 0
+    data = json.loads((tmp_path / "held" / "report.json").read_text())
+    assert data["certificate"].startswith("held: observed gap")
+
+
+def test_print_config_reads_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["run", "--print-config", "--set", "model.d_model=128", "--strict-invariants", "--out", "x"]) == 0
+    path = tmp_path / "c.toml"
+    path.write_text(capsys.readouterr().out)
+    config = read_config(path, [])
+    assert config.model.d_model == 128 and config.policy == "strict" and config.out == Path("x")
+
+
+def arguments(text: Path, *more: str) -> list[str]:
+    return ["run", "--data", str(text), *more]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--set", "model.dmodel=256"], "model.d_model"),
+        (["--set", "stepz=3"], "steps"),
+        (["--set", "steps=-3"], "steps"),
+        (["--set", "steps"], "="),
+        (["--set", "model.vocab=60"], "vocab"),
+        (["--set", "model.n_heads=3", "--set", "model.d_model=32"], "n_heads"),
+        (["--set", "optim.lr=nan"], "optim.lr"),
+        (["--config", "absent.toml"], "absent.toml"),
+    ],
+)
+def test_bad_settings(
+    settings: list[str], message: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(text, "--out", str(tmp_path / "run"), *settings)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and "next" in err and "Traceback" not in err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"x", "byte"), (bytes(range(256)) * 40, "text"), (None, "text")],
+    ids=["empty", "one-byte", "binary", "folder-without-text"],
+)
+def test_bad_data(content: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "data"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert main(["run", "--data", str(path), "--out", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_validation_contained_in_training(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = tmp_path / "part.txt"
+    part.write_bytes(text.read_bytes()[1000:9000])
+    assert main(arguments(text, "--set", f"validation={part}", "--out", str(tmp_path / "run"))) == 2
+    assert "stands whole" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(arguments(text, "--out", str(tmp_path / "file" / "run"))) == 2
+    err = capsys.readouterr().err
+    assert "cannot write" in err and "Traceback" not in err
+
+
+def test_a_folder_that_holds_a_run(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny() == 0
+    before = model_bytes(tmp_path / "run")
+    assert tiny() == 2
+    assert "already holds a run" in capsys.readouterr().err and model_bytes(tmp_path / "run") == before
+
+
+def test_a_full_disk_while_saving(
+    tiny: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest, calls = storage.write_file, []
+
+    def full(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) > 6:  # the first checkpoint fits, the second does not
+            raise OSError(28, "No space left on device")
+        honest(path, content)
+
+    monkeypatch.setattr(storage, "write_file", full)
+    assert tiny() == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "step-000003").step == 3
+
+
+def test_resume_is_bit_for_bit(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny(out="whole") == 0
+    whole = capsys.readouterr().out
+    assert tiny(out="cut") == 0
+    run = tmp_path / "cut"
+    for name in ("final", "step-000006"):
+        os.rename(run / "checkpoints" / name, tmp_path / name)
+    (run / "report.json").unlink()
+    capsys.readouterr()
+    assert main(["resume", str(run)]) == 0
+    assert capsys.readouterr().out == whole
+    assert model_bytes(run) == model_bytes(tmp_path / "whole")
+    assert [row["step"] for row in read_rows(run / "log.jsonl")] == list(range(9))
+    ours, theirs = (json.loads((tmp_path / n / "report.json").read_text()) for n in ("cut", "whole"))
+    assert ours["guards"] == theirs["guards"] and ours["rungs"] == theirs["rungs"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_a_damaged_checkpoint(damage: str, tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny() == 0
+    run = tmp_path / "run"
+    for folder in (run / "checkpoints").iterdir():
+        path = folder / "model.safetensors"
+        content = path.read_bytes()
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(content[:-7] if damage == "truncated" else content[:-7] + b"\x01" + content[-6:])
+    capsys.readouterr()
+    assert main(["resume", str(run)]) == 2
+    err = capsys.readouterr().err
+    assert "no complete checkpoint" in err and "model.safetensors" in err and "Traceback" not in err
+
+
+def test_a_checkpoint_of_another_model(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny() == 0
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(config.read_text().replace("d_model = 32", "d_model = 64"))
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "model.d_model" in capsys.readouterr().err
+
+
+def test_resume_of_other_data(text: Path, tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_bytes(text.read_bytes())
+    assert main(["run", "--policy", "strict", "--out", str(tmp_path / "run"), "--data", str(mine), "--set", "steps=2",
+                 "--set", "model.d_model=32", "--set", "model.context=32", "--set", "eval.bytes=500"]) == 0  # fmt: skip
+    mine.write_bytes(text.read_bytes()[:-40])
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "is not what this run was trained on" in capsys.readouterr().err
+
+
+def test_resume_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resume", str(tmp_path)]) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_cleanly_and_resume_matches(
+    number: signal.Signals,
+    text: Path,
+    tiny: Trainer,
+    tiny_settings: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tiny("steps=40", out="whole") == 0
+    run = tmp_path / "cut"
+    sets = [part for setting in (*tiny_settings, "steps=40") for part in ("--set", setting)]
+    command = [
+        sys.executable,
+        "-m",
+        "karat.trainer",
+        "run",
+        "--policy",
+        "strict",
+        "--data",
+        str(text),
+        "--out",
+        str(run),
+    ]
+    process = subprocess.Popen([*command, *sets], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (run / "checkpoints" / "step-000003").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.fail("the run ended before the signal arrived")
+    assert process.returncode == 2 and out == "" and f"interrupted by {number.name}" in err and "trainer resume" in err
+    assert main(["resume", str(run)]) == 0
+    assert model_bytes(run) == model_bytes(tmp_path / "whole")
+    assert json.loads((run / "report.json").read_text())["outcome"] == "finished, every guard held"
+
+
+def test_stale_proofs_stop_strict_and_are_reported_by_warn(
+    tiny: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("karat.core.formulas.halving.ETA", 4)
+    assert tiny() == 2
+    assert "UNPROVED" in capsys.readouterr().err
+    assert tiny(policy="warn", out="warned") == 0
+    data = json.loads((tmp_path / "warned" / "report.json").read_text())
+    assert {p["invariant"]: p["grade"] for p in data["proofs"]}["INV-2"] == "UNPROVED"
+    assert any("INV-2: UNPROVED" in note for note in data["notes"])
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "inv-8"]) == 0
+    page = capsys.readouterr().out
+    for part in ("phi^-10 / 2", "0.0025124994", "PROVED", "REFUTED", "Limits", "assumes: phi is the positive root"):
+        assert part in page
+    assert main(["explain"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert main(["explain", "INV-88"]) == 2
+    assert "did you mean INV-8" in capsys.readouterr().err
+
+
+def test_an_unexpected_error_is_one_line_unless_debug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: object) -> int:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(cli, "_dispatch", broken)
+    assert main(["report"]) == 2
+    assert "unexpected RuntimeError: broken" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        main(["--debug", "report"])
+
+
+def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert "has no report" in capsys.readouterr().err
