@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,9 +52,13 @@ def build_report(
             f"(windows of {manifest.overlap.window} bytes)",
             "manifest digest": manifest.digest,
         },
-        model={**config.model.model_dump(mode="json"), "parameters": _count(session)},
+        model={
+            **config.model.model_dump(mode="json"),
+            "d_ff": config.model.feedforward_width,
+            "parameters": _count(session),
+        },
         config=config.model_dump(mode="json"),
-        environment={**environment(PACKAGES), "threads": str(torch.get_num_threads()), "pid": str(os.getpid())},
+        environment={**environment(PACKAGES), "threads": str(torch.get_num_threads())},
         revision=code_revision(Path(__file__).parents[1]),
         timing={"training and evaluation": round(session.elapsed(), 1)},
     )
@@ -76,7 +79,8 @@ def _count(session: Session) -> int:
 def _note(session: Session, invariant: str) -> str:
     """What a reader must know beside the numbers of a guard."""
     if invariant == "INV-2":
-        return f"{len(session.progress.rungs)} rungs consulted"
+        count = len(session.progress.rungs)
+        return f"{count} rung{'' if count == 1 else 's'} consulted"
     if invariant == "INV-3" and session.config.model.d_model < inv03.POLICY_D_MODEL:
         return f"policy d_model >= {inv03.POLICY_D_MODEL} is not met; nothing proves that policy"
     return "every step" if invariant in ("INV-4", "INV-8", "INV-11", "INV-3") else ""
