@@ -92,7 +92,7 @@ def _check_start(session: Session) -> None:
     session.monitor.check(
         Phase.START,
         0,
-        [probes.prune_certificate(float(certificate.target), certificate), probes.schedule_peak(planned, config.band)],
+        [probes.prune_certificate(float(certificate.target), certificate), probes.schedule_peak(planned, session.band)],
     )
 
 
@@ -121,7 +121,7 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     """What the guards look at before a step."""
     if session.config.policy is Policy.OFF:
         return []
-    readings = [probes.learning_rate(session.optimizer, session.config.plateau(step), session.config.band)]
+    readings = [probes.learning_rate(session.optimizer, session.config.plateau(step), session.band)]
     rounded = [weight for _, weight in session.model.gf16_parameters()]
     if rounded:
         readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))

@@ -14,6 +14,7 @@ from karat.core.errors import DataError
 from karat.core.policy import Policy
 from karat.core.report import ProofStatus
 from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
 from karat.invariants.catalogue import find
 from karat.invariants.runtime.ledger import Ledger
@@ -75,6 +76,12 @@ class Session:
     @property
     def model(self) -> Transformer:
         return self.objective.model
+
+    @property
+    def band(self) -> inv08.Band:
+        """The band that INV-8 is on duty with."""
+        band: inv08.Band = self.monitor.guards["INV-8"].parameters
+        return band
 
     @property
     def checkpoints(self) -> Path:

@@ -78,14 +78,18 @@ def schedule_peak(rates: Sequence[tuple[float, bool]], band: inv08.Band) -> Read
 
 def gf16_absmax(parameters: Sequence[torch.Tensor], domain: inv03.Domain) -> Reading:
     """INV-3: the largest magnitude in each tensor that goes through GF16; the worst one is observed."""
-    norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters], float("inf")))
+    ends = torch.stack([end for p in parameters for end in torch.aminmax(p.detach())])  # one pass each; NaN stays NaN
 
     def values(numbers: Numbers) -> Mapping[str, Any]:
-        odd = [a for a in numbers["absmax"] if a - a != 0]
-        worst = odd[0] if odd else min(numbers["absmax"], key=lambda a: inv03.margin({"absmax": a}, domain))
+        flat = numbers["ends"]
+        sizes = [
+            high if high >= -low or high != high else -low for low, high in zip(flat[::2], flat[1::2], strict=True)
+        ]
+        odd = [a for a in sizes if a - a != 0]
+        worst = odd[0] if odd else min(sizes, key=lambda a: inv03.margin({"absmax": a}, domain))
         return {"absmax": worst}
 
-    return Reading("INV-3", "gf16_absmax", {"absmax": norms}, values)
+    return Reading("INV-3", "gf16_absmax", {"ends": ends}, values)
 
 
 def nca_entropy(counts: torch.Tensor) -> Reading:
