@@ -38,6 +38,7 @@ def digest(value: Any) -> str:
 
 def qualified_name(function: Callable[..., Any]) -> str:
     """`core.formulas.schedule.wsd`: the name without the prefix karat."""
+    function = inspect.unwrap(function)
     return f"{function.__module__}.{function.__qualname__}".removeprefix(OWN)
 
 
@@ -50,6 +51,7 @@ def fingerprint(function: Callable[..., Any]) -> str:
 
 def _collect(item: Any, parts: dict[str, str]) -> None:
     """Adds the tree of a function or class, and of what it refers to, to parts (name -> description)."""
+    item = inspect.unwrap(item) if callable(item) else item  # functools.cache and the like
     name = f"{item.__module__}.{item.__qualname__}"
     if name in parts:
         return
@@ -62,12 +64,35 @@ def _collect(item: Any, parts: dict[str, str]) -> None:
             parts[name] += f" loaded:{hashlib.sha256(_bytecode(item.__code__).encode()).hexdigest()}"
     else:
         space = vars(sys.modules[item.__module__])
+        for base in item.__mro__[1:]:
+            if base.__module__.startswith(OWN):
+                _collect(base, parts)
     for reference, value in _references(tree, space):
-        if isinstance(value, (types.FunctionType, type)):
-            if value.__module__.startswith(OWN):
-                _collect(value, parts)
-        elif not isinstance(value, types.ModuleType):
-            parts[f"{name}:{reference}"] = _constant(value)
+        _collect_value(f"{name}:{reference}", value, parts)
+
+
+def _collect_value(name: str, value: Any, parts: dict[str, str]) -> None:
+    """Adds what a name refers to: karat's own code by its tree, an object of karat's by value and class, else by value."""
+    if isinstance(value, functools.partial):
+        parts[name] = f"partial of {value.args!r} {sorted(value.keywords.items())!r}"
+        _collect_value(f"{name}.func", value.func, parts)
+        return
+    code = inspect.unwrap(value) if callable(value) and hasattr(value, "__wrapped__") else value
+    if isinstance(code, types.MethodType):
+        code = code.__func__
+    if isinstance(code, (types.FunctionType, type)):
+        if code.__module__.startswith(OWN):
+            _collect(code, parts)
+        else:
+            parts[name] = f"{code.__module__}.{code.__qualname__}"
+        return
+    if isinstance(value, types.ModuleType):
+        return
+    parts[name] = _constant(value)
+    members = value if isinstance(value, (tuple, list)) else ()
+    for kind in (type(value), *map(type, members)):
+        if kind.__module__.startswith(OWN):
+            _collect(kind, parts)
 
 
 def _constant(value: Any) -> str:
@@ -88,7 +113,7 @@ def _references(tree: ast.AST, space: dict[str, Any]) -> Iterable[tuple[str, Any
             if not isinstance(value, (types.ModuleType, type)) or not hasattr(value, attribute):
                 break
             value = getattr(value, attribute)
-        if isinstance(value, types.MethodType | types.BuiltinFunctionType):
+        if isinstance(value, types.BuiltinFunctionType):
             continue
         found[".".join(dotted)] = value
     return sorted(found.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from karat.core.evidence import Evidence
 from karat.core.report import RunReport, VerificationReport, with_digest
@@ -71,8 +71,8 @@ def run_markdown(report: RunReport, digest: str) -> str:
         f"Validation: {bpb} ({report.validation}){baseline}.",
         "## What is proved",
         table(
-            ("invariant", "standing", "proved", "tested", "refuted as expected", "engines", "stale"),
-            [(p.invariant, p.grade, p.shown, p.tested, p.refuted_as_expected, ", ".join(p.engines),
+            ("invariant", "standing", "proved", "tested", "refuted as expected", "engines", "fingerprint", "stale"),
+            [(p.invariant, p.grade, p.shown, p.tested, p.refuted_as_expected, ", ".join(p.engines), p.fingerprint,
               ", ".join((*p.stale, *p.missing))) for p in report.proofs],
         ),
         "## What was enforced",
@@ -94,10 +94,27 @@ def run_markdown(report: RunReport, digest: str) -> str:
             f"- {v.invariant} {v.slug} at step {v.step} ({v.phase}): observed {v.observed or v.reason}; required {v.required}"
             for v in report.violations)]  # fmt: skip
     parts += ["## What was not shown", "\n".join(f"- {note}" for note in report.notes) or "- nothing noted"]
-    data = "\n".join(f"- {key}: {value}" for key, value in report.data.items())
-    model = ", ".join(f"{key} {value}" for key, value in report.model.items())
+    data = "\n".join(f"- {key}: {_readable(value)}" for key, value in report.data.items())
+    model = ", ".join(f"{key} {_readable(value)}" for key, value in report.model.items())
     tools = ", ".join(f"{name} {version}" for name, version in report.environment.items())
     timing = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.timing.items())
-    parts += ["## Data", data, "## Model", model, "## Environment", f"{tools}. Revision {report.revision}. {timing}.",
+    settings = "\n".join(f"{name} = {value}" for name, value in _settings(report.config))
+    parts += ["## Data", data, "## Model", model, "## Configuration", f"```\n{settings}\n```"]
+    parts += ["## Environment", f"{tools}. Revision {report.revision}. {timing}.",
               f"Digest of report.json: `{digest}`"]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _readable(value: object) -> str:
+    """A count with separators; anything else as it is."""
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _settings(config: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
+    """Dotted name and value of every setting but the model's, which have a section of their own."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            if key != "model":
+                yield from _settings(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key}", value

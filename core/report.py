@@ -43,15 +43,18 @@ class Proof(Record):
 
 
 class ProofLock(Record):
-    """What has been proved, of which code: invariant id -> obligation id -> proof. No times: equal runs, equal files."""
+    """What has been proved, of which code: invariant id -> obligation id -> proof; and invariant id -> the fingerprints
+    of what its guard runs. No times: equal runs, equal files."""
 
     schema_version: int = SCHEMA
     solver: dict[str, str]
     proofs: dict[str, dict[str, Proof]]
+    guards: dict[str, dict[str, str]]
 
 
 class ProofStatus(Record):
-    """What the lock says of one invariant now. `stale` names functions that changed since they were proved."""
+    """What the lock says of one invariant now. `stale` names functions that changed since they were proved;
+    `fingerprint` is of all that the invariant's obligations rest on, as it is now."""
 
     invariant: str
     grade: str
@@ -59,6 +62,7 @@ class ProofStatus(Record):
     shown: int
     tested: int
     refuted_as_expected: int
+    fingerprint: str
     stale: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 

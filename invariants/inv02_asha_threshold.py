@@ -65,8 +65,9 @@ def _wrongly_pruned(v: Any, should_prune: Any) -> Any:
     return should_prune(v.target + v.gap, v.threshold) == True  # noqa: E712
 
 
-def _certificate(v: Any, certificate_margin: Any) -> Any:
-    return (certificate_margin(v.threshold, v.target, v.gap) >= 0) == (v.target + v.gap <= v.threshold)
+def _certificate(v: Any, distance: Any) -> Any:
+    values = {"threshold": v.threshold, "target": v.target, "gap": v.gap}
+    return (distance(values, None, v.ops) >= 0) == (v.target + v.gap <= v.threshold)
 
 
 def _sample(random: Random) -> dict[str, Any]:
@@ -163,8 +164,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             "rung is pruned", _PRUNE, variables={"threshold": "real", "target": "real", "gap": "real"},
             given=lambda v: {"target + gap > threshold": v.target + v.gap > v.threshold},
             show=_wrongly_pruned, sample=_sample_short),
-    Formula("INV-2.certificate", "the certificate's margin is >= 0 iff target + gap <= threshold",
-            (halving.certificate_margin,), variables={"threshold": "real", "target": "real", "gap": "real"},
+    Formula("INV-2.certificate", "the guard's margin is >= 0 iff target + gap <= threshold",
+            (margin,), variables={"threshold": "real", "target": "real", "gap": "real"},
             show=_certificate, sample=_sample),
     Formula("INV-2.at-3.5", "threshold 3.5 with target 1.5 and the declared gap 2.0 prunes no champion", _PRUNE,
             variables=_SEED_CURVE, given=_seed_threshold(Fraction(7, 2), Fraction(2)), show=_survives,

@@ -240,6 +240,15 @@ def _measures(v: Any, residual: Any, gain: Any) -> Any:
     return [residual(m, v.ops) == 0, gain(m, v.ops) == 1, gain(halved, v.ops) == Fraction(1, 2)]
 
 
+def _margin_shape(v: Any, distance: Any) -> Any:
+    """Two matrices: the margin is nearest_bound of the worse residual, the product's gain and the spread."""
+    m, k = _matrix(v, "m", 2), _matrix(v, "k", 2)
+    ours = distance({"matrices": [m, k], "spread": v.spread}, DEFAULT, v.ops)
+    worst = v.ops.maximum(birkhoff.residual(k, v.ops), birkhoff.residual(m, v.ops))
+    gain = birkhoff.gain(birkhoff.matmul(k, m, v.ops), v.ops)
+    return ours == nearest_bound(worst, gain, v.spread, DEFAULT, v.ops)
+
+
 # -- Sinkhorn --
 
 _S = _names("s", 2)
@@ -317,6 +326,10 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             (birkhoff.residual, birkhoff.gain), variables=_reals(_names("m", 2)),
             given=lambda v: _doubly_stochastic(_matrix(v, "m", 2)), show=_measures,
             sample=lambda random: _named("m", _random_mixture(random, 2))),
+    Formula("INV-11.margin", "the guard's margin is the least distance to a bound of the worst residual, the gain of the "
+            "product and the spread", (margin,), variables=_reals(_names("m", 2), _names("k", 2), "spread"),
+            show=_margin_shape, sample=lambda random: _named("m", _random_mixture(random, 2))
+            | _named("k", _random_mixture(random, 2)) | {"spread": Fraction(random.randint(0, 9), 10)}),
     Formula("INV-11.sinkhorn-columns", "after a Sinkhorn step the columns sum to 1", (birkhoff.sinkhorn_step,),
             variables=_reals(_S), given=_positive, show=_columns, sample=_sample_positive),
     Formula("INV-11.sinkhorn-rows", "after a Sinkhorn step the rows sum to 1 as well", (birkhoff.sinkhorn_step,),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from karat.core import verdict
 from karat.core.errors import EvidenceError
 from karat.core.invariant import Invariant
 from karat.core.obligation import Obligation
-from karat.core.provenance import fingerprint, qualified_name
+from karat.core.provenance import digest, fingerprint, qualified_name
 from karat.core.report import ProofLock, ProofStatus, read_lock
 
 LOCK = Path(__file__).with_name("proofs.lock")
@@ -22,17 +24,27 @@ UNPROVED = "UNPROVED"
 
 
 def fingerprints(obligation: Obligation) -> dict[str, str]:
-    """Qualified name -> fingerprint of every function that an obligation rests on.
+    """Qualified name -> fingerprint of everything that an obligation rests on.
 
-    These are the running functions it is about, and those that state the claim: a claim that was weakened after the
-    proof is as stale as a formula that was changed.
+    These are the running functions it is about, those that state the claim, and the statement itself: a claim that was
+    weakened after the proof is as stale as a formula that was changed.
     """
     found = {qualified_name(function): fingerprint(function) for function in obligation.about}
-    for part in ("show", "given", "check", "holds", "run"):
-        function: Callable[..., Any] | None = getattr(obligation, part, None)
-        if function is not None:
-            found[f"{qualified_name(function)} ({part})"] = fingerprint(function)
+    statement = {}
+    for part in fields(obligation):
+        value = getattr(obligation, part.name)
+        if part.name in ("show", "given", "check", "holds", "run", "strategy"):
+            found[f"{qualified_name(value)} ({part.name})"] = fingerprint(value)
+        elif part.name not in ("about", "sample", "rivals"):
+            statement[part.name] = repr(value)
+    found["statement"] = digest(statement)[:32]
     return found
+
+
+def guard_fingerprints(invariant: Invariant) -> dict[str, str]:
+    """The same for what the guard runs: the margin, how it is judged, and the class of its declared parameters."""
+    running: tuple[Callable[..., Any], ...] = (invariant.margin, verdict.judge, type(invariant.parameters))
+    return {qualified_name(function): fingerprint(function) for function in running}
 
 
 def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
@@ -40,15 +52,22 @@ def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
     shown = lock.proofs.get(invariant.id, {}) if lock else {}
     stale: dict[str, None] = {}
     missing, engines, grades = [], Counter[str](), Counter[str]()
+    rests_on = {obligation.id: fingerprints(obligation) for obligation in invariant.obligations}
     for obligation in invariant.obligations:
         proof = shown.get(obligation.id)
         if proof is None:
             missing.append(obligation.id)
             continue
-        now = fingerprints(obligation)
-        stale.update(dict.fromkeys(name for name in now if proof.about.get(name) != now[name]))
+        now = rests_on[obligation.id]
+        changed = {name for name in {*now, *proof.about} if proof.about.get(name) != now.get(name)}
+        stale.update(
+            dict.fromkeys(sorted(f"{obligation.id} {name}" if name == "statement" else name for name in changed))
+        )
         engines[proof.engine] += 1
         grades["refuted" if obligation.must_fail else proof.grade] += 1
+    guard = guard_fingerprints(invariant)
+    locked = lock.guards.get(invariant.id, {}) if lock else {}
+    stale.update(dict.fromkeys(name for name in guard if locked.get(name) != guard[name]))
     grade = UNPROVED if stale or missing else ("PROVED" if grades["PROVED"] else "TESTED")
     return ProofStatus(
         invariant=invariant.id,
@@ -57,6 +76,7 @@ def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
         shown=grades["PROVED"],
         tested=grades["TESTED"],
         refuted_as_expected=grades["refuted"],
+        fingerprint=digest([rests_on, guard])[:16],
         stale=tuple(stale),
         missing=tuple(missing),
     )

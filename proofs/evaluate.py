@@ -11,6 +11,7 @@ from typing import Any
 import z3
 
 from karat.core.golden import PHI
+from karat.core.ops import FLOAT
 
 _OPERATIONS: dict[int, Callable[..., Any]] = {
     z3.Z3_OP_ADD: lambda *xs: sum(xs[1:], xs[0]),
@@ -37,7 +38,21 @@ _OPERATIONS: dict[int, Callable[..., Any]] = {
 
 
 def evaluate(term: Any, point: Mapping[str, Any]) -> Any:
-    """The value of a term over reals, integers and truth values: exact, except below cos and ln, which are floats."""
+    """The value of a term over reals, integers and truth values: exact, except below cos and ln, which are floats.
+
+    Equal subterms are evaluated once: a term is a graph, and as a tree it can be exponentially large.
+    """
+    return _evaluate(term, point, {})
+
+
+def _evaluate(term: Any, point: Mapping[str, Any], known: dict[int, Any]) -> Any:
+    key = term.get_id()
+    if key not in known:
+        known[key] = _compute(term, point, known)
+    return known[key]
+
+
+def _compute(term: Any, point: Mapping[str, Any], known: dict[int, Any]) -> Any:
     if z3.is_rational_value(term):
         return Fraction(term.numerator_as_long(), term.denominator_as_long())
     if z3.is_int_value(term):
@@ -45,27 +60,20 @@ def evaluate(term: Any, point: Mapping[str, Any]) -> Any:
     kind = term.decl().kind()
     if kind == z3.Z3_OP_ITE:
         condition, yes, no = term.children()
-        return evaluate(yes if evaluate(condition, point) else no, point)
+        return _evaluate(yes if _evaluate(condition, point, known) else no, point, known)
+    arguments = [_evaluate(child, point, known) for child in term.children()]
     if kind == z3.Z3_OP_UNINTERPRETED:
-        return _uninterpreted(term, point)
+        return _uninterpreted(term.decl().name(), arguments, point)
     if kind not in _OPERATIONS:
         raise ValueError(f"no evaluation for {term.decl().name()}")
-    return _OPERATIONS[kind](*(evaluate(child, point) for child in term.children()))
+    return _OPERATIONS[kind](*arguments)
 
 
-def _uninterpreted(term: Any, point: Mapping[str, Any]) -> Any:
-    name = term.decl().name()
-    arguments = [evaluate(child, point) for child in term.children()]
+def _uninterpreted(name: str, arguments: list[Any], point: Mapping[str, Any]) -> Any:
     if name == "cospi":
-        x = arguments[0]
-        return (
-            (1 if x % 2 == 0 else -1)
-            if isinstance(x, (int, Fraction)) and x == int(x)
-            else math.cos(math.pi * float(x))
-        )
+        return FLOAT.cospi(arguments[0])
     if name == "xlogx":
-        x = float(arguments[0])
-        return x * math.log(x) if x else 0.0
+        return FLOAT.xlogx(float(arguments[0]))
     if name == "phi":
         return PHI
     if name.startswith("ln("):

@@ -22,8 +22,9 @@ from karat.core.golden import Golden
 from karat.core.obligation import Goal
 from karat.core.ops import FLOAT
 from karat.proofs.evaluate import evaluate
+from karat.proofs.machine_carriers import DoubleSym
 from karat.proofs.real_carrier import RealSym, lift
-from karat.proofs.symbolic import DoubleSym, Explorer, Path, SBool, current
+from karat.proofs.symbolic import Explorer, Path, SBool, current
 
 SAMPLES = 40
 SEED = 20_260_101
@@ -104,7 +105,7 @@ def run_on_numbers(obligation: Any, values: Mapping[str, Any], *, hypotheses_mus
     functions = [recording(f, lambda: calls) for f in obligation.about]
     try:
         goals = conditions(obligation.show(v, *functions))
-    except ArithmeticError as error:
+    except (ArithmeticError, ValueError, IndexError) as error:
         raise Failure(values, f"raises {type(error).__name__}: {error}") from error
     for place, goal in enumerate(goals):
         if not goal.claim:

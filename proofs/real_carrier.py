@@ -16,7 +16,8 @@ import z3
 from karat.core.bounds import Log
 from karat.core.golden import Golden
 from karat.core.ops import add_up
-from karat.proofs.symbolic import BitSym, Concretised, DoubleSym, SBool, _Ordered, current
+from karat.proofs.machine_carriers import BitSym, DoubleSym
+from karat.proofs.symbolic import Concretised, Ordered, SBool, current
 
 COSPI = z3.Function("cospi", z3.RealSort(), z3.RealSort())
 XLOGX = z3.Function("xlogx", z3.RealSort(), z3.RealSort())
@@ -33,7 +34,7 @@ def _real(term: Any) -> Any:
     return z3.ToReal(term) if z3.is_int(term) else term
 
 
-class RealSym(_Ordered):
+class RealSym(Ordered):
     """A real or an integer. Division is Python's: of reals, with a divisor that must be shown not to be zero."""
 
     __slots__ = ()

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import z3
 
@@ -96,11 +96,10 @@ class Explorer:
         for term in terms:
             self.axioms.setdefault(term.sexpr(), term)
 
-    def any_double(self) -> DoubleSym:
-        """A double of which nothing is known."""
+    def fresh_name(self) -> str:
+        """A name for a value of which nothing is known; counted along the path, so that equal prefixes share names."""
         self.fresh += 1
-        self.assumed["the result of * and / may be any double"] = None
-        return DoubleSym(z3.FP(f"any!{self.fresh}", z3.Float64()))
+        return f"any!{self.fresh}"
 
 
 _CURRENT: contextvars.ContextVar[Explorer] = contextvars.ContextVar("explorer")
@@ -123,7 +122,7 @@ def _exploring(explorer: Explorer) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-class _Opaque:
+class Opaque:
     """What every carrier refuses."""
 
     e: Any
@@ -142,7 +141,7 @@ class _Opaque:
         return f"{type(self).__name__}({self.e})"
 
 
-class SBool(_Opaque):
+class SBool(Opaque):
     """A symbolic truth value. `and`, `or`, `not` and `if` fork; & | ~ and implies do not."""
 
     __slots__ = ()
@@ -178,10 +177,10 @@ class SBool(_Opaque):
     def __ne__(self, other: Any) -> SBool:  # type: ignore[override]
         return SBool(self.e != SBool.lift(other))
 
-    __hash__ = _Opaque._refuse
+    __hash__ = Opaque._refuse
 
 
-class _Ordered(_Opaque):
+class Ordered(Opaque):
     """Comparisons for a carrier that can `lift` and `compare`."""
 
     __slots__ = ()
@@ -207,106 +206,7 @@ class _Ordered(_Opaque):
     def __ne__(self, other: Any) -> SBool:  # type: ignore[override]
         return ~self.compare(other, "==")
 
-    __hash__ = _Opaque._refuse
+    __hash__ = Opaque._refuse
 
     def __bool__(self) -> bool:
         return bool(self != 0)
-
-
-class DoubleSym(_Ordered):
-    """A float64 under round-to-nearest. + and - are exact to the bit; * and / give any double, which is sound."""
-
-    __slots__ = ()
-    sort: ClassVar[Any] = z3.Float64()
-
-    def lift(self, value: Any) -> Any:
-        if isinstance(value, DoubleSym):
-            return value.e
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if isinstance(value, int) and int(float(value)) != value:
-                raise Concretised(f"{value} is not a double")
-            return z3.FPVal(float(value), self.sort)
-        raise Concretised(f"{value!r} is not a double")
-
-    def compare(self, other: Any, how: str) -> SBool:
-        relation = {"<": z3.fpLT, "<=": z3.fpLEQ, ">": z3.fpGT, ">=": z3.fpGEQ, "==": z3.fpEQ}[how]
-        return SBool(relation(self.e, self.lift(other)))
-
-    def __add__(self, other: Any) -> DoubleSym:
-        return DoubleSym(z3.fpAdd(z3.RNE(), self.e, self.lift(other)))
-
-    def __sub__(self, other: Any) -> DoubleSym:
-        return DoubleSym(z3.fpSub(z3.RNE(), self.e, self.lift(other)))
-
-    def __rsub__(self, other: Any) -> DoubleSym:
-        return DoubleSym(z3.fpSub(z3.RNE(), self.lift(other), self.e))
-
-    __radd__ = __add__
-
-    def __mul__(self, other: Any) -> DoubleSym:
-        self.lift(other)
-        return current().any_double()
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Any) -> DoubleSym:
-        explorer = current()
-        explorer.divisor(self.lift(other))  # Python raises on a zero divisor
-        return explorer.any_double()
-
-    def __rtruediv__(self, other: Any) -> DoubleSym:
-        current().divisor(self.e)
-        self.lift(other)
-        return current().any_double()
-
-    def __neg__(self) -> DoubleSym:
-        return DoubleSym(z3.fpNeg(self.e))
-
-    def __abs__(self) -> DoubleSym:
-        return DoubleSym(z3.fpAbs(self.e))
-
-
-class BitSym(_Ordered):
-    """A 32-bit lane in two's complement, as an int32 array has it: signed comparison, arithmetic right shift."""
-
-    __slots__ = ()
-
-    def lift(self, value: Any) -> Any:
-        if isinstance(value, BitSym):
-            return value.e
-        if isinstance(value, int) and not isinstance(value, bool):
-            return z3.BitVecVal(value, self.e.size())
-        raise Concretised(f"{value!r} is not a bit pattern")
-
-    def compare(self, other: Any, how: str) -> SBool:
-        a, b = self.e, self.lift(other)
-        return SBool({"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b, "==": a == b}[how])
-
-    def __add__(self, other: Any) -> BitSym:
-        return BitSym(self.e + self.lift(other))
-
-    def __sub__(self, other: Any) -> BitSym:
-        return BitSym(self.e - self.lift(other))
-
-    def __rsub__(self, other: Any) -> BitSym:
-        return BitSym(self.lift(other) - self.e)
-
-    def __and__(self, other: Any) -> BitSym:
-        return BitSym(self.e & self.lift(other))
-
-    def __or__(self, other: Any) -> BitSym:
-        return BitSym(self.e | self.lift(other))
-
-    def __xor__(self, other: Any) -> BitSym:
-        return BitSym(self.e ^ self.lift(other))
-
-    __radd__, __rand__, __ror__, __rxor__ = __add__, __and__, __or__, __xor__
-
-    def __lshift__(self, other: Any) -> BitSym:
-        return BitSym(self.e << self.lift(other))
-
-    def __rlshift__(self, other: Any) -> BitSym:
-        return BitSym(self.lift(other) << self.e)
-
-    def __rshift__(self, other: Any) -> BitSym:
-        return BitSym(self.e >> self.lift(other))

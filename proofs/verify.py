@@ -25,7 +25,7 @@ from karat.core.provenance import code_revision, environment
 from karat.core.render_markdown import verification_markdown
 from karat.core.report import Proof, ProofLock, VerificationReport, write_report, write_text
 from karat.invariants.catalogue import BUILT_IN, find
-from karat.invariants.standing import LOCK
+from karat.invariants.standing import LOCK, guard_fingerprints
 from karat.proofs.worker import decide_all, invariants
 
 TOOLS = ("z3-solver", "sympy", "hypothesis", "numpy")
@@ -80,7 +80,8 @@ def lock_of(evidence: Sequence[Evidence], solver: dict[str, str]) -> ProofLock:
         proofs.setdefault(e.invariant, {})[e.obligation] = Proof(
             claim=e.claim, engine=e.engine, grade=e.grade.name, about=e.about, assumes=e.assumes, detail=e.detail
         )
-    return ProofLock(solver=solver, proofs=proofs)
+    guards = {i.id: guard_fingerprints(i) for i in BUILT_IN if i.id in proofs}
+    return ProofLock(solver=solver, proofs=proofs, guards=guards)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

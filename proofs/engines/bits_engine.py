@@ -13,14 +13,22 @@ from karat.core.ops import FLOAT
 from karat.proofs.engines.z3_engine import RLIMIT, resource_count
 from karat.proofs.evaluate import model_value
 from karat.proofs.exploration import Outcome, samples
+from karat.proofs.machine_carriers import BitSym
 from karat.proofs.real_carrier import SymbolicOps
-from karat.proofs.symbolic import BitSym, Explorer, SBool
+from karat.proofs.symbolic import Explorer, SBool
 
 LANE = 32
 
 
 def prove_bit_law(obligation: BitLaw) -> Outcome:
     """Decides a law for all values of its variables; each is zero-extended into a 32-bit lane."""
+    for point in samples(obligation):
+        try:
+            obligation.run(SimpleNamespace(**point, ops=FLOAT), *obligation.about)
+        except (ArithmeticError, ValueError) as error:
+            shown = {name: hex(value) for name, value in point.items()}
+            witness = Counterexample(values=shown, reproduced=True, note=f"raises {type(error).__name__}: {error}")
+            return Outcome(Grade.REFUTED, "fails on a sample", witness)
     narrow = {name: z3.BitVec(name, width) for name, width in obligation.variables.items()}
     lanes = {name: BitSym(z3.ZeroExt(LANE - term.size(), term)) for name, term in narrow.items()}
     v = SimpleNamespace(**lanes, ops=SymbolicOps())

@@ -29,8 +29,9 @@ from karat.proofs.exploration import (
     samples,
     show_value,
 )
+from karat.proofs.machine_carriers import DoubleSym
 from karat.proofs.real_carrier import RealSym, SymbolicOps
-from karat.proofs.symbolic import DoubleSym, SBool
+from karat.proofs.symbolic import SBool
 
 RLIMIT = 40_000_000
 """Resource units per query: about ten times the most that any query of the catalogue needs."""

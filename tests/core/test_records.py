@@ -152,6 +152,36 @@ def test_fingerprint_follows_meaning(old: str, new: str, changes: bool, tmp_path
     assert (before != after) == changes
 
 
+INDIRECT = """
+import functools
+class Base:
+    def ends(self):
+        return 1, 2
+class Band(Base):
+    width = 3
+DEFAULT = Band()
+@functools.cache
+def table():
+    return [1, 2, 3]
+def inner(x, y):
+    return x < y
+half = functools.partial(inner, y=5)
+def outer(x, limit=7):
+    return x in table() and half(x) and DEFAULT.ends() and x < limit
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("[1, 2, 3]", "[1, 2, 4]"), ("return 1, 2", "return 1, 3"), ("width = 3", "width = 4"), ("y=5", "y=6"),
+     ("x < y", "x <= y"), ("limit=7", "limit=8")],
+)  # fmt: skip
+def test_fingerprint_sees_through_caches_instances_partials_and_defaults(old: str, new: str, tmp_path: Path) -> None:
+    before = fingerprint(load(INDIRECT, tmp_path, "fp_indirect").outer)
+    after = fingerprint(load(INDIRECT.replace(old, new), tmp_path, "fp_indirect").outer)
+    assert before != after
+
+
 def test_a_function_swapped_in_memory_is_noticed(tmp_path: Path) -> None:
     module = load(BASE, tmp_path, "fp_swapped")
     assert loaded_as_written(module.outer)

@@ -108,6 +108,51 @@ def test_fuzz_finds_both_sides_of_the_boundary(invariant: Invariant) -> None:
     assert seen == {True, False}
 
 
+def last_that_holds(invariant: Invariant, name: str, good: float, bad: float) -> tuple[float, float]:
+    """Neighbouring doubles between good, which holds, and bad, which does not, where the verdict turns."""
+    base = dict(invariant.holds[0].values)
+    while math.nextafter(good, bad) != bad:
+        middle = good + (bad - good) / 2
+        middle = math.nextafter(good, bad) if middle in (good, bad) else middle
+        if invariant.judge({**base, name: middle}).violated:
+            bad = middle
+        else:
+            good = middle
+    return good, bad
+
+
+@each
+def test_the_boundary_that_fuzzing_finds_is_where_the_margin_is_zero(invariant: Invariant) -> None:
+    base = dict(invariant.holds[0].values)
+    found = 0
+    for quantity in invariant.quantities:
+        good = base[quantity.name]
+        if not isinstance(good, float):
+            continue
+        beyond: list[float] = []
+
+        @settings(max_examples=300, derandomize=True, database=None)
+        @given(st.floats(-1e12, 1e12))
+        def search(x: float) -> None:
+            if invariant.judge({**base, quantity.name: x}).violated:  # noqa: B023 - called in this turn of the loop
+                beyond.append(x)  # noqa: B023
+
+        search()
+        for bad in (
+            max((x for x in beyond if x < good), default=None),
+            min((x for x in beyond if x > good), default=None),
+        ):
+            if bad is None:
+                continue
+            inside, outside = last_that_holds(invariant, quantity.name, good, bad)
+            at = invariant.judge({**base, quantity.name: inside}).margin
+            past = invariant.judge({**base, quantity.name: outside}).margin
+            assert at >= 0 > past and at - past <= 4 * math.ulp(max(abs(inside), abs(outside), 1e-300)) + 1e-21
+            found += 1
+    exact_only = all(isinstance(base[q.name], Fraction) or q.shape or q.name == "loss" for q in invariant.quantities)
+    assert found or exact_only
+
+
 def reading(invariant: Invariant, witness: Witness) -> Reading:
     return Reading(invariant.id, "a witness", {}, lambda numbers: witness.values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from fractions import Fraction
@@ -14,6 +15,7 @@ import torch
 from karat.core.errors import ConfigError, EvidenceError, StorageError
 from karat.core.observation import Phase
 from karat.core.policy import Policy
+from karat.core.report import read_lock
 from karat.invariants import inv02_asha_threshold as inv02
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
@@ -207,6 +209,15 @@ def test_standing_follows_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert changed["INV-2"].grade == "UNPROVED" and "core.formulas.halving.rung_steps" in changed["INV-2"].stale
     assert changed["INV-8"].current
     assert "changed since the last proof" in standing.cite(changed["INV-2"])
+
+
+def test_a_margin_that_was_changed_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    easy = dataclasses.replace(find("INV-11"), margin=lambda values, parameters, ops: 1.0)
+    status = standing.standing(easy, read_lock(standing.LOCK))
+    assert status.grade == "UNPROVED"
+    weaker = dataclasses.replace(find("INV-8"), obligations=(
+        dataclasses.replace(find("INV-8").obligations[0], claim="something else"), *find("INV-8").obligations[1:]))  # fmt: skip
+    assert "INV-8.plateau statement" in standing.standing(weaker, read_lock(standing.LOCK)).stale
 
 
 def test_strict_watch_demands_current_proofs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,17 +64,22 @@ def sabotaged(module: ModuleType, old: str, new: str) -> ModuleType:
 
 
 def about_changed(obligation: Obligation, changed: ModuleType) -> Obligation:
-    """The obligation about the changed functions; a claim's own globals follow when it reads the module."""
-    about = tuple(getattr(changed, f.__name__) if f.__module__ == changed.__name__ else f for f in obligation.about)
-    parts = {}
-    for name in ("show", "check", "holds"):
-        function = getattr(obligation, name, None)
-        if isinstance(function, FunctionType):
-            short = changed.__name__.rsplit(".", 1)[1]
-            space = {**function.__globals__, short: changed}
-            parts[name] = FunctionType(
-                function.__code__, space, function.__name__, function.__defaults__, function.__closure__
-            )
+    """The obligation about the changed functions: where it, or a claim or margin of its own, reads the module."""
+    short = changed.__name__.rsplit(".", 1)[1]
+
+    def rebound(f: FunctionType) -> FunctionType:
+        if f.__module__ == changed.__name__:
+            function: FunctionType = getattr(changed, f.__name__)
+            return function
+        space = {**f.__globals__, short: changed}
+        return FunctionType(f.__code__, space, f.__name__, f.__defaults__, f.__closure__)
+
+    parts = {
+        name: rebound(function)
+        for name in ("show", "check", "holds")
+        if isinstance(function := getattr(obligation, name, None), FunctionType)
+    }
+    about = tuple(rebound(f) if isinstance(f, FunctionType) else f for f in obligation.about)
     return dataclasses.replace(obligation, about=about, **parts)
 
 

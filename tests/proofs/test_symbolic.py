@@ -12,8 +12,9 @@ import z3
 from karat.core.formulas import schedule
 from karat.core.golden import PHI
 from karat.proofs.evaluate import evaluate
+from karat.proofs.machine_carriers import BitSym, DoubleSym
 from karat.proofs.real_carrier import RealSym, SymbolicOps, lift
-from karat.proofs.symbolic import BitSym, Concretised, DoubleSym, Explorer, PathBudget, SBool
+from karat.proofs.symbolic import Concretised, Explorer, PathBudget, SBool
 
 x, y = RealSym(z3.Real("x")), RealSym(z3.Real("y"))
 
