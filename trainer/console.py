@@ -16,6 +16,7 @@ class Console:
         self._rich = rich.console.Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._task = TaskID(0)
+        self._total = 1
 
     def note(self, text: str) -> None:
         """One line of information."""
@@ -34,13 +35,16 @@ class Console:
         columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
                    TextColumn("{task.description}"))  # fmt: skip
         self._bar = Bar(*columns, console=self._rich, transient=True, disable=not self._rich.is_terminal)
-        self._task = self._bar.add_task("", total=total, completed=done)
+        self._task, self._total = self._bar.add_task("", total=total, completed=done), total
         return self
 
     def step(self, done: int, text: str) -> None:
-        """Moves the progress to `done` steps."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, description=text)
+        """Moves the progress to `done` steps; where there is no terminal, a line for every tenth of the run."""
+        if self._bar is None:
+            return
+        self._bar.update(self._task, completed=done, description=text)
+        if not self._rich.is_terminal and done * 10 // self._total > (done - 1) * 10 // self._total:
+            self.note(f"step {done} of {self._total}: {text}")
 
     def __enter__(self) -> Console:
         if self._bar is not None:

@@ -33,7 +33,10 @@ def prove_bit_law(obligation: BitLaw) -> Outcome:
     lanes = {name: BitSym(z3.ZeroExt(LANE - term.size(), term)) for name, term in narrow.items()}
     v = SimpleNamespace(**lanes, ops=SymbolicOps())
     explorer = Explorer([])
-    given = explorer.run(lambda: [SBool.lift(c) for c in obligation.given(v).values()])[0].value
+    hypotheses = explorer.run(lambda: [SBool.lift(c) for c in obligation.given(v).values()])
+    if len(hypotheses) != 1:
+        raise ValueError("hypotheses must not branch: join conditions with & instead of `and` or a chain")
+    given = hypotheses[0].value
     paths = explorer.run(lambda: obligation.show(v, z3, *obligation.about))
     checks = {"paths": str(len(paths))}
     used = 0
