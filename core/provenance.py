@@ -42,10 +42,26 @@ def qualified_name(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}".removeprefix(OWN)
 
 
+def definitions(function: Callable[..., Any]) -> dict[str, str]:
+    """Name -> syntax tree, as text, of a function and of everything of karat's that it refers to."""
+    parts: dict[str, str] = {}
+    _collect(function, parts)
+    return parts
+
+
 def fingerprint(function: Callable[..., Any]) -> str:
     """32 hex digits that change whenever the function, or anything of karat's that it uses, changes."""
     parts: dict[str, str] = {}
-    _collect(function, parts)
+    try:
+        _collect(function, parts)
+    except ValueError as error:  # no source, or not where it says: a fingerprint that nothing was proved of
+        parts["unreadable"] = str(error)
+    unwrapped = inspect.unwrap(function)
+    here: Any = sys.modules.get(unwrapped.__module__)
+    for name in unwrapped.__qualname__.split("."):
+        here = getattr(here, name, None)
+    if "<" not in unwrapped.__qualname__ and (here is None or inspect.unwrap(here) is not unwrapped):
+        parts["replaced"] = f"{unwrapped.__module__}.{unwrapped.__qualname__} is another object now"
     return digest(parts)[:32]
 
 
@@ -60,15 +76,32 @@ def _collect(item: Any, parts: dict[str, str]) -> None:
     if isinstance(item, types.FunctionType):
         space = dict(item.__globals__)
         space.update(inspect.getclosurevars(item).nonlocals)
-        if not loaded_as_written(item):
-            parts[name] += f" loaded:{hashlib.sha256(_bytecode(item.__code__).encode()).hexdigest()}"
+        _note_if_swapped(name, item, parts)
     else:
         space = vars(sys.modules[item.__module__])
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                method = vars(item).get(node.name)
+                method = (
+                    getattr(method, "func", None)
+                    or getattr(method, "fget", None)
+                    or getattr(method, "__func__", method)
+                )
+                if isinstance(method, types.FunctionType):
+                    _note_if_swapped(name, method, parts)
         for base in item.__mro__[1:]:
             if base.__module__.startswith(OWN):
                 _collect(base, parts)
     for reference, value in _references(tree, space):
         _collect_value(f"{name}:{reference}", value, parts)
+
+
+def _note_if_swapped(name: str, function: types.FunctionType, parts: dict[str, str]) -> None:
+    """Adds the bytecode of a function in memory that its source file does not compile to."""
+    if not loaded_as_written(function):
+        parts[f"{name} in memory, {function.__name__}"] = hashlib.sha256(
+            _bytecode(function.__code__).encode()
+        ).hexdigest()
 
 
 def _collect_value(name: str, value: Any, parts: dict[str, str]) -> None:
@@ -193,8 +226,8 @@ def _bytecode(code: types.CodeType) -> str:
 
 def loaded_as_written(function: types.FunctionType) -> bool:
     """Whether the function in memory is compiled from its source file as the file is now."""
-    filename = inspect.getsourcefile(function)
-    if filename is None or not Path(filename).is_file():
+    filename = function.__code__.co_filename
+    if not Path(filename).is_file():
         return False
     compiled = _compiled(filename, Path(filename).stat().st_mtime)
     return _bytecode(function.__code__) in compiled

@@ -69,7 +69,7 @@ class ProofStatus(Record):
     @property
     def current(self) -> bool:
         """Whether every obligation of the invariant was shown of the code as it is now."""
-        return not self.stale and not self.missing
+        return not self.stale and not self.missing and self.grade != "UNPROVED"
 
 
 class GuardSummary(Record):

@@ -67,7 +67,8 @@ def _wrongly_pruned(v: Any, should_prune: Any) -> Any:
 
 def _certificate(v: Any, distance: Any) -> Any:
     values = {"threshold": v.threshold, "target": v.target, "gap": v.gap}
-    return (distance(values, None, v.ops) >= 0) == (v.target + v.gap <= v.threshold)
+    margin_there = distance(values, None, v.ops)
+    return [margin_there == v.threshold - v.target - v.gap, (margin_there >= 0) == (v.target + v.gap <= v.threshold)]
 
 
 def _sample(random: Random) -> dict[str, Any]:
@@ -118,7 +119,13 @@ def _compared(v: Any, should_prune: Any) -> Any:
 
 def _keep(v: Any, keep: Any) -> Any:
     kept = keep(v.n)
-    return [kept >= 1, kept <= v.n, implies(v.n >= 3, (3 * kept <= v.n) & (v.n < 3 * kept + 3)), v.rank < kept]
+    return [
+        kept >= 1,
+        kept <= v.n,
+        implies(v.n < 3, kept == 1),
+        implies(v.n >= 3, (3 * kept <= v.n) & (v.n < 3 * kept + 3)),
+        v.rank < kept,
+    ]
 
 
 def _rungs_rise(rung_steps: Any) -> Checked:
@@ -164,7 +171,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             "rung is pruned", _PRUNE, variables={"threshold": "real", "target": "real", "gap": "real"},
             given=lambda v: {"target + gap > threshold": v.target + v.gap > v.threshold},
             show=_wrongly_pruned, sample=_sample_short),
-    Formula("INV-2.certificate", "the guard's margin is >= 0 iff target + gap <= threshold",
+    Formula("INV-2.certificate", "the guard's margin is threshold - target - gap, which is >= 0 iff the threshold is safe",
             (margin,), variables={"threshold": "real", "target": "real", "gap": "real"},
             show=_certificate, sample=_sample),
     Formula("INV-2.at-3.5", "threshold 3.5 with target 1.5 and the declared gap 2.0 prunes no champion", _PRUNE,

@@ -107,13 +107,14 @@ def _normal_range(v: Any) -> dict[str, Any]:
 def _reference(decode: Any, encode: Any) -> tuple[Any, Any, Any, Any]:
     """Values of all 2^15 codes without sign and their codes; then every midpoint, its float32 neighbours, their codes.
 
-    All from the exact reference. AssertionError if the reference does not return, order and mirror its own codes.
+    All from the exact reference. ValueError if the reference does not return, order and mirror its own codes.
     """
     exact = [decode(code) for code in range(gf16.INFINITY_CODE)]
     numbers = [x for x in exact if isinstance(x, Fraction)]
-    assert len(numbers) == len(exact) and all(a < b for a, b in itertools.pairwise(numbers)), "not ordered"
-    assert all(encode(x) == code for code, x in enumerate(numbers)), "not returned"
-    assert all(encode(-x) == code | 0x8000 for code, x in enumerate(numbers) if code), "not mirrored"
+    if len(numbers) != len(exact) or not all(a < b for a, b in itertools.pairwise(numbers)):
+        raise ValueError("the reference codes are not in order")
+    if any(encode(x) != code or (code and encode(-x) != code | 0x8000) for code, x in enumerate(numbers)):
+        raise ValueError("the reference codec does not return a code of its own")
     rest = [decode(code) for code in range(gf16.INFINITY_CODE, 1 << 15)]
     values = np.array([float(x) for x in (*numbers, *rest)], dtype=np.float32)
     codes = np.array([*range(gf16.INFINITY_CODE + 1), *[gf16.NAN_CODE] * (len(rest) - 1)])
@@ -201,7 +202,25 @@ def _guard(v: Any, distance: Any, accepts: Any) -> Any:
 _WRONG = {"truncation": (_truncating_code, _OF_CODE), "ties away from even": (_half_up_code, _OF_CODE),
           "bias off by one": (_CODE, _bias_off)}  # fmt: skip
 
+
+def _constants(decode: Any, encode: Any) -> Checked:
+    """The constants that the domain is made of, against the codec: what the guard accepts is what does not overflow."""
+    facts = {
+        "MAX_FINITE is the largest code": decode(0x7DFF) == gf16.MAX_FINITE == Fraction(LARGEST),
+        "MIN_NORMAL is the first normal code": decode(0x0200) == gf16.MIN_NORMAL == Fraction(SMALLEST),
+        "MIN_SUBNORMAL is the first code": decode(0x0001) == gf16.MIN_SUBNORMAL,
+        "MAX_FINITE does not overflow": encode(gf16.MAX_FINITE) == 0x7DFF,
+        "OVERFLOW does": encode(gf16.OVERFLOW) == gf16.INFINITY_CODE,
+        "just below it does not": encode(gf16.OVERFLOW - Fraction(1, 2**60)) == 0x7DFF,
+        "the domain": (DEFAULT.low, DEFAULT.high) == (SMALLEST, LARGEST),
+    }
+    return Checked(len(facts), next((fact for fact, holds in facts.items() if not holds), None))
+
+
 OBLIGATIONS: tuple[Obligation, ...] = (
+    Exhaustive("INV-3.constants", "the ends of the domain are the largest number and the smallest normal one of the codec, "
+               "and nothing inside overflows", (gf16.decode, gf16.encode), check=_constants,
+               rivals={"bias 30": (lambda code: 2 * gf16.decode(code), gf16.encode)}),
     BitLaw("INV-3.encoder", "the running encoder is IEEE rounding to FPSort(6, 10), nearest, ties to even: every float32, "
            "subnormals, infinities and NaN included", (_CODE,), variables={"bits": 32},
            show=_encoder_is_rounding, run=_run_magnitude, sample=_sample_bits),

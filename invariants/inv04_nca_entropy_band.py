@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 from karat.core import verdict
@@ -33,6 +34,7 @@ from karat.core.obligation import (
     Identity,
     Obligation,
     Property,
+    implies,
 )
 from karat.core.observation import Phase, Quantity
 from karat.core.ops import FLOAT, Number, Ops
@@ -99,8 +101,26 @@ def _tangent(sympy: Any, ops: Any) -> Any:
 
 
 def _guard(v: Any, distance: Any, accepts: Any) -> Any:
-    low, high = DEFAULT.ends
-    return accepts(distance({"entropy": v.h}, DEFAULT, v.ops)) == ((low <= v.h) & (v.h <= high))
+    declared = SimpleNamespace(ends=(v.low, v.high))
+    accepted = accepts(distance({"entropy": v.h}, declared, v.ops))
+    inside = (v.low <= v.h) & (v.h <= v.high)
+    return [implies(accepted, v.low <= v.h), implies(accepted, v.h <= v.high), implies(inside, accepted)]
+
+
+def _finite_ends(v: Any) -> dict[str, Any]:
+    return {"finite ends": (v.low > -math.inf) & (v.low <= v.high) & (v.high < math.inf)}
+
+
+def _any_entropy(random: Random) -> dict[str, float]:
+    return {"h": random.choice([random.uniform(0, 3), math.nan, math.inf]), "low": 1.5, "high": 2.0 + random.random()}
+
+
+def _ceilings(most_nats: Any) -> Checked:
+    for states in range(2, 65):
+        top, exact = most_nats(states), Log(Fraction(states))
+        if not less_equal(Fraction(top), exact) or less_equal(Fraction(math.nextafter(top, 9)), exact):
+            return Checked(states - 2, f"most_nats({states}) = {top!r}")
+    return Checked(63)
 
 
 def _inward(ends: tuple[float, float]) -> bool:
@@ -187,9 +207,11 @@ OBLIGATIONS: tuple[Obligation, ...] = (
           show=lambda width: width == PHI**2 - PHI, at=1, not_at=(Fraction(13, 10),)),
     Exact("INV-4.inward", "the float64 ends of the default band lie inside the exact one, and the next doubles do not",
           (less_equal,), show=_inward, at=DEFAULT.ends, not_at=_out(DEFAULT.ends)),
-    FloatLaw("INV-4.guard", "the guard accepts a double iff it is in the band: for all doubles, NaN and infinities too",
-             (margin, verdict.accepts), variables=("h",), show=_guard,
-             sample=lambda random: {"h": random.choice([random.uniform(0, 3), math.nan, math.inf])}),
+    FloatLaw("INV-4.guard", "the guard accepts a double iff it is in the band: for all doubles, all finite ends",
+             (margin, verdict.accepts), variables=("h", "low", "high"), given=_finite_ends, show=_guard,
+             sample=_any_entropy),
+    Exhaustive("INV-4.ceiling", "the ceiling of the computed entropy is the largest double <= ln K, for K = 2..64 states",
+               (entropy.most_nats,), check=_ceilings, rivals={"rounded to nearest": (lambda k: math.log(k) * (1 + 2**-52),)}),
     FloatLaw("INV-4.clamped", "the computed entropy is a double in [0, ln 9] whatever rounding did before the clamp",
              (schedule.clamp,), variables=("x",), show=_clamped,
              sample=lambda random: {"x": random.choice([random.uniform(-1, 3), math.nan])}),

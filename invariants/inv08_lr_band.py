@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 from karat.core import verdict
@@ -155,7 +156,9 @@ def _cosine_band(v: Any, cosine: Any) -> Any:
 
 def _cosine_shape(v: Any, cosine: Any) -> Any:
     lr = cosine(v.step, v.stable_end, v.total, v.peak, v.floor, v.ops)
-    if (v.step < v.stable_end) | (v.step >= v.total):
+    if v.step < v.stable_end:
+        return lr * v.stable_end == v.peak * (v.step + 1)
+    if v.step >= v.total:
         return []
     part = (v.step - v.stable_end) / (v.total - v.stable_end)
     off = 2 * (lr - v.floor) - (v.peak - v.floor) * (1 + v.ops.cospi(part))
@@ -230,10 +233,47 @@ def _anchors_cover_doubles(anchor: Any) -> Checked:
     first, last = -1480, 1548
     if not anchor(first) > largest or not anchor(last) < smallest:
         return Checked(0, f"anchors {first}..{last} do not enclose the positive doubles")
+    if anchor(0) != Fraction(1, 2):
+        return Checked(0, f"anchor(0) = {anchor(0)}, not 1/2")
     for n in range(first, last):
         if anchor(n) != anchor(n + 1) * PHI:
             return Checked(n - first, f"anchors {n} and {n + 1} are not neighbours by the factor phi")
     return Checked(last - first)
+
+
+def _band_is_declared(band: Any) -> Checked:
+    """low · phi^k = anchor = high / phi^k, exactly."""
+    cases = 0
+    for n in range(-8, 65):
+        for k in range(5):
+            low, high = band(n, k)
+            if low * PHI**k != PHI**-n / 2 or high != PHI**-n / 2 * PHI**k:
+                return Checked(cases, f"band({n}, {k}) = ({low}, {high})")
+            cases += 1
+    return Checked(cases)
+
+
+def _ends_are_inward_and_tight(declared: Any) -> Checked:
+    cases = 0
+    for n in range(65):
+        for k in range(1, 4):
+            ends = declared(n, k).ends
+            low, high = PHI**-n / 2 * PHI**-k, PHI**-n / 2 * PHI**k
+            inside = low <= Fraction(ends[0]) and Fraction(ends[1]) <= high
+            tight = Fraction(math.nextafter(ends[0], -1)) < low and high < Fraction(math.nextafter(ends[1], 1e308))
+            if not (inside and tight):
+                return Checked(cases, f"Band({n}, {k}).ends = {ends}")
+            cases += 1
+    return Checked(cases)
+
+
+def _ignores_k(n: int, k: int) -> tuple[Golden, Golden]:
+    return anchors.band(n, 1)
+
+
+def _rounded_to_nearest(n: int, k: int) -> SimpleNamespace:
+    low, high = anchors.band(n, k)
+    return SimpleNamespace(ends=(float(low), float(high)))
 
 
 def _sparse_anchor(n: int) -> Golden:
@@ -313,28 +353,25 @@ def _double_schedule(random: Random) -> dict[str, float]:
 
 
 def _guard_on_plateau(v: Any, distance: Any, accepts: Any) -> Any:
-    lower, upper = DEFAULT.ends
-    accepted = accepts(distance({"lr": v.lr, "on_plateau": 1.0}, DEFAULT, v.ops))
-    return accepted == ((lower <= v.lr) & (v.lr <= upper))
+    declared = SimpleNamespace(ends=(v.lower, v.upper))
+    accepted = accepts(distance({"lr": v.lr, "on_plateau": 1.0}, declared, v.ops))
+    inside = (v.lower <= v.lr) & (v.lr <= v.upper)
+    return [implies(accepted, v.lower <= v.lr), implies(accepted, v.lr <= v.upper), implies(inside, accepted)]
 
 
 def _guard_elsewhere(v: Any, distance: Any, accepts: Any) -> Any:
-    accepted = accepts(distance({"lr": v.lr, "on_plateau": 0.0}, DEFAULT, v.ops))
-    return accepted == ((v.lr >= 0.0) & (v.lr <= DEFAULT.ends[1]))
+    declared = SimpleNamespace(ends=(v.lower, v.upper))
+    accepted = accepts(distance({"lr": v.lr, "on_plateau": 0.0}, declared, v.ops))
+    return accepted == ((v.lr >= 0.0) & (v.lr <= v.upper))
+
+
+def _finite_ends(v: Any) -> dict[str, Any]:
+    return {"finite ends": (v.lower > -math.inf) & (v.lower <= v.upper) & (v.upper < math.inf)}
 
 
 def _any_rate(random: Random) -> dict[str, float]:
-    return {"lr": random.choice([random.uniform(0, 0.01), math.nan, math.inf, -1.0])}
-
-
-def _ends_inward(ends: tuple[float, float]) -> bool:
-    low, high = anchors.band(DEFAULT.n, DEFAULT.k)
-    return low <= Fraction(ends[0]) and Fraction(ends[1]) <= high
-
-
-def _one_out(ends: tuple[float, float]) -> tuple[tuple[float, float], ...]:
-    """The two neighbouring pairs with one end a double further out."""
-    return (math.nextafter(ends[0], -1), ends[1]), (ends[0], math.nextafter(ends[1], 1))
+    lower, upper = DEFAULT.ends
+    return {"lr": random.choice([random.uniform(0, 0.01), math.nan, math.inf, -1.0]), "lower": lower, "upper": upper}
 
 
 _WSD = (schedule.wsd,)
@@ -356,8 +393,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     Formula("INV-8.cosine-band", "the cosine schedule stays in [floor, peak] once warm, hits both ends, and stays at "
             "the floor past the end", (schedule.cosine,), variables=STEPS | RATES, given=_ordered,
             show=_cosine_band, sample=_sample),
-    Formula("INV-8.cosine-shape", "between its ends the cosine schedule is floor + (peak - floor)(1 + cos(pi t))/2, t the "
-            "part of the decay that is done", (schedule.cosine,), variables=STEPS | RATES, given=_ordered,
+    Formula("INV-8.cosine-shape", "the cosine schedule warms up in a straight line, then is floor + (peak - floor)(1 + "
+            "cos(pi t))/2, t the part of the decay that is done", (schedule.cosine,), variables=STEPS | RATES, given=_ordered,
             show=_cosine_shape, sample=_sample),
     Formula("INV-8.cosine-never-rises", "the decay of the cosine schedule never rises, past the end too",
             (schedule.cosine,), variables=_PAIRED, given=_later, show=_cosine_never_rises, sample=_sample_later),
@@ -374,8 +411,11 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     Exact("INV-8.champion", "0.004 lies in the default band, exactly", (anchors.band,),
           show=lambda rate: Interval(*anchors.band(10, 1)).contains(rate), at=Fraction(4, 1000),
           not_at=(Fraction(1, 2), Fraction(2, 1000), Fraction(7, 1000))),
-    Exact("INV-8.inward", "the float64 ends of the default band lie inside the exact one, and the next doubles do not",
-          (anchors.band,), show=_ends_inward, at=DEFAULT.ends, not_at=_one_out(DEFAULT.ends)),
+    Exhaustive("INV-8.band", "the band is [anchor/phi^k, anchor·phi^k] exactly, for n = -8..64 and k = 0..4",
+               (anchors.band,), check=_band_is_declared, rivals={"k ignored": (_ignores_k,)}),
+    Exhaustive("INV-8.inward", "the float64 ends of the declared band lie inside the exact one, and the next doubles do "
+               "not: n = 0..64, k = 1..3", (Band,), check=_ends_are_inward_and_tight,
+               rivals={"rounded to nearest": (_rounded_to_nearest,)}),
     FloatLaw("INV-8.clamp", "clamp(x, low, high) is in [low, high] for every double x, NaN included, and is x inside",
              (schedule.clamp,), variables=("x", "low", "high"), given=lambda v: {"low <= high": v.low <= v.high},
              show=_clamp_in_band, sample=_doubles),
@@ -385,10 +425,11 @@ OBLIGATIONS: tuple[Obligation, ...] = (
              given=_ordered,
              show=_float_returned, sample=_double_schedule),
     FloatLaw("INV-8.guard-plateau", "on the plateau the guard accepts a double iff it is in the band: for all doubles, "
-             "NaN and infinities too", (margin, verdict.accepts), variables=("lr",), show=_guard_on_plateau,
-             sample=_any_rate),
+             "NaN and infinities too, and all finite ends", (margin, verdict.accepts),
+             variables=("lr", "lower", "upper"), given=_finite_ends, show=_guard_on_plateau, sample=_any_rate),
     FloatLaw("INV-8.guard-elsewhere", "off the plateau the guard accepts a double iff it is in [0, upper end]",
-             (margin, verdict.accepts), variables=("lr",), show=_guard_elsewhere, sample=_any_rate),
+             (margin, verdict.accepts), variables=("lr", "lower", "upper"), given=_finite_ends, show=_guard_elsewhere,
+             sample=_any_rate),
     Exhaustive("INV-8.float-schedule", "in float64 WSD stays in [floor, peak], never rises in its decay and ends at the "
                "floor: every step of every total up to 60", _WSD, check=_float_schedule,
                rivals={"no clamp": (_unclamped_wsd,)}),

@@ -45,9 +45,19 @@ class Tolerance:
     spread: float = 1e-6
 
 
-def nearest_bound(residual: Number, gain: Number, spread: Number, tolerance: Tolerance, ops: Ops) -> Number:
+def gain_tolerance(count: int, tolerance: Tolerance) -> float:
+    """How far above 1 the gain of a product of `count` matrices may be: at least what their residuals allow.
+
+    Row sums of at most 1 + r each give a product of at most (1 + r)^count; 2·count·r is above that for count·r <= 1.
+    """
+    return max(tolerance.gain, 2 * count * tolerance.residual)
+
+
+def nearest_bound(
+    residual: Number, gain: Number, spread: Number, most_gain: Number, tolerance: Tolerance, ops: Ops
+) -> Number:
     """The least of the three distances to their bounds; negative when one is crossed."""
-    loosest = ops.minimum(tolerance.residual - residual, (1 + tolerance.gain) - gain)
+    loosest = ops.minimum(tolerance.residual - residual, most_gain - gain)
     return ops.minimum(loosest, spread - tolerance.spread)
 
 
@@ -59,7 +69,8 @@ def margin(values: Mapping[str, Any], tolerance: Tolerance, ops: Ops = FLOAT) ->
     for matrix in matrices[1:]:
         product = birkhoff.matmul(matrix, product, ops)
         worst = ops.maximum(birkhoff.residual(matrix, ops), worst)
-    return nearest_bound(worst, birkhoff.gain(product, ops), values["spread"], tolerance, ops)
+    most_gain = 1 + gain_tolerance(len(matrices), tolerance)
+    return nearest_bound(worst, birkhoff.gain(product, ops), values["spread"], most_gain, tolerance, ops)
 
 
 DEFAULT = Tolerance()
@@ -240,13 +251,34 @@ def _measures(v: Any, residual: Any, gain: Any) -> Any:
     return [residual(m, v.ops) == 0, gain(m, v.ops) == 1, gain(halved, v.ops) == Fraction(1, 2)]
 
 
+def _residual_is(v: Any, residual: Any, gain: Any) -> Any:
+    """Of any matrix: the residual is the largest of its defects, the gain the largest absolute row or column sum."""
+    m = _matrix(v, "m", 2)
+    rows, columns = [row[0] + row[1] for row in m], [m[0][j] + m[1][j] for j in range(2)]
+    defects = [s - 1 for s in (*rows, *columns)] + [1 - s for s in (*rows, *columns)] + [-x for row in m for x in row]
+    sizes = [v.ops.absolute(a) + v.ops.absolute(b) for a, b in (*m, (m[0][0], m[1][0]), (m[0][1], m[1][1]))]
+    r, g = residual(m, v.ops), gain(m, v.ops)
+    return [
+        r >= 0, *(r >= d for d in defects), _any([r == 0, *(r == d for d in defects)]),
+        *(g >= size for size in sizes), _any([g == size for size in sizes]),
+    ]  # fmt: skip
+
+
+def _any(conditions: list[Any]) -> Any:
+    return reduce(lambda a, b: a | b, conditions)
+
+
+def _sample_matrix(random: Random) -> dict[str, Any]:
+    return {name: Fraction(random.randint(-20, 20), 10) for row in _names("m", 2) for name in row}
+
+
 def _margin_shape(v: Any, distance: Any) -> Any:
     """Two matrices: the margin is nearest_bound of the worse residual, the product's gain and the spread."""
     m, k = _matrix(v, "m", 2), _matrix(v, "k", 2)
     ours = distance({"matrices": [m, k], "spread": v.spread}, DEFAULT, v.ops)
     worst = v.ops.maximum(birkhoff.residual(k, v.ops), birkhoff.residual(m, v.ops))
     gain = birkhoff.gain(birkhoff.matmul(k, m, v.ops), v.ops)
-    return ours == nearest_bound(worst, gain, v.spread, DEFAULT, v.ops)
+    return ours == nearest_bound(worst, gain, v.spread, 1 + DEFAULT.gain, DEFAULT, v.ops)
 
 
 # -- Sinkhorn --
@@ -294,8 +326,8 @@ def _average(matrix: Any, ops: Ops = FLOAT) -> Any:
 
 def _guard(v: Any, bound: Any, accepts: Any) -> Any:
     """Accepted -> within all three tolerances and no NaN; and the other way round for finite values."""
-    accepted = accepts(bound(v.residual, v.gain, v.spread, DEFAULT, v.ops))
-    inside = (v.residual <= DEFAULT.residual) & (v.gain <= 1 + DEFAULT.gain) & (v.spread >= DEFAULT.spread)
+    accepted = accepts(bound(v.residual, v.gain, v.spread, v.most_gain, DEFAULT, v.ops))
+    inside = (v.residual <= DEFAULT.residual) & (v.gain <= v.most_gain) & (v.spread >= DEFAULT.spread)
     finite = (v.residual > -math.inf) & (v.gain > -math.inf) & (v.spread < math.inf)
     return [implies(accepted, inside), implies(inside & finite, accepted)]
 
@@ -326,6 +358,10 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             (birkhoff.residual, birkhoff.gain), variables=_reals(_names("m", 2)),
             given=lambda v: _doubly_stochastic(_matrix(v, "m", 2)), show=_measures,
             sample=lambda random: _named("m", _random_mixture(random, 2))),
+    Formula("INV-11.residual", "of any 2x2 matrix the running residual is the largest of |row sum - 1|, |column sum - 1| "
+            "and -entry, and the running gain the largest absolute row or column sum",
+            (birkhoff.residual, birkhoff.gain), variables=_reals(_names("m", 2)), show=_residual_is,
+            sample=_sample_matrix),
     Formula("INV-11.margin", "the guard's margin is the least distance to a bound of the worst residual, the gain of the "
             "product and the spread", (margin,), variables=_reals(_names("m", 2), _names("k", 2), "spread"),
             show=_margin_shape, sample=lambda random: _named("m", _random_mixture(random, 2))
@@ -339,9 +375,11 @@ OBLIGATIONS: tuple[Obligation, ...] = (
                rivals={"averaging": (_average,)}),
     FloatLaw("INV-11.guard", "the guard accepts residual, gain and spread only within tolerance, never a NaN, and all "
              "finite ones that are: for all doubles", (nearest_bound, verdict.accepts),
-             variables=("residual", "gain", "spread"), show=_guard,
+             variables=("residual", "gain", "spread", "most_gain"), show=_guard,
+             given=lambda v: {"a finite tolerance": (v.most_gain >= 1.0) & (v.most_gain < math.inf)},
              sample=lambda random: {"residual": random.choice([1e-8, 1e-3, math.nan]),
-                                    "gain": random.choice([1.0, 1.1, math.inf]), "spread": random.random()}),
+                                    "gain": random.choice([1.0, 1.1, math.inf]), "spread": random.random(),
+                                    "most_gain": 1 + DEFAULT.gain}),
     Property("INV-11.softmax", "a float64 mixture by softmax weights has residual at most 24 ulp", (birkhoff.mixture,),
              strategy=lambda st: st.lists(st.floats(-30, 30), min_size=24, max_size=24),
              holds=_softmax_mixture_is_close, rivals={"drops a weight": (_forgets_one,)}, examples=300),
@@ -352,7 +390,11 @@ def bounds(tolerance: Tolerance) -> tuple[Bound, ...]:
     """The tolerances as cited."""
     return (
         Bound("residual", "max |row sum - 1|, |column sum - 1|, -entry", f"<= {tolerance.residual:g}"),
-        Bound("gain", "largest absolute row or column sum of the product", f"<= 1 + {tolerance.gain:g}"),
+        Bound(
+            "gain",
+            "largest absolute row or column sum of the product",
+            f"<= 1 + max({tolerance.gain:g}, 2 · count · residual)",
+        ),
         Bound("spread", "largest relative difference between streams", f">= {tolerance.spread:g}"),
     )
 

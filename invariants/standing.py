@@ -17,7 +17,7 @@ from karat.core.errors import EvidenceError
 from karat.core.invariant import Invariant
 from karat.core.obligation import Obligation
 from karat.core.provenance import digest, fingerprint, qualified_name
-from karat.core.report import ProofLock, ProofStatus, read_lock
+from karat.core.report import GREEN, ProofLock, ProofStatus, read_lock
 
 LOCK = Path(__file__).with_name("proofs.lock")
 UNPROVED = "UNPROVED"
@@ -63,12 +63,15 @@ def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
         stale.update(
             dict.fromkeys(sorted(f"{obligation.id} {name}" if name == "statement" else name for name in changed))
         )
+        wanted = ("REFUTED",) if obligation.must_fail else GREEN
+        if proof.grade not in wanted:
+            stale[f"{obligation.id} is {proof.grade} in the lock"] = None
         engines[proof.engine] += 1
         grades["refuted" if obligation.must_fail else proof.grade] += 1
     guard = guard_fingerprints(invariant)
     locked = lock.guards.get(invariant.id, {}) if lock else {}
     stale.update(dict.fromkeys(name for name in guard if locked.get(name) != guard[name]))
-    grade = UNPROVED if stale or missing else ("PROVED" if grades["PROVED"] else "TESTED")
+    grade = UNPROVED if stale or missing or not invariant.obligations else ("PROVED" if grades["PROVED"] else "TESTED")
     return ProofStatus(
         invariant=invariant.id,
         grade=grade,

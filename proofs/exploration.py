@@ -147,12 +147,12 @@ class Exploration:
 
 def explore(obligation: Any, v: Any, functions: Sequence[Callable[..., Any]], *, assume: bool = True) -> Exploration:
     """Runs given and show on carriers along every path. With assume=False the hypotheses are left out."""
-    first = Explorer([])
+    first = Explorer([], phase="given")
     given = first.run(lambda: obligation.given(v)) if assume else [Path([], {}, [], [])]
     if len(given) != 1:
         raise ValueError("hypotheses must not branch: join conditions with & instead of `and` or a chain")
     hypotheses = {label: SBool.lift(condition) for label, condition in given[0].value.items()}
-    explorer = Explorer([*hypotheses.values(), *first.axioms.values()], axioms=dict(first.axioms))
+    explorer = Explorer([*hypotheses.values(), *first.axioms.values()], phase="show", axioms=dict(first.axioms))
     explorer.assumed.update(first.assumed)
     recorded = [recording(f, lambda: current().calls) for f in functions]
     paths = explorer.run(lambda: conditions(obligation.show(v, *recorded)))

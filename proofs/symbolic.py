@@ -42,6 +42,7 @@ class Explorer:
     """Runs a function on symbolic arguments along every feasible path, under hypotheses."""
 
     hypotheses: list[Any]
+    phase: str = "any"
     axioms: dict[str, Any] = field(default_factory=dict)
     pool: list[Any] = field(default_factory=list)
     condition: list[Any] = field(default_factory=list)
@@ -97,9 +98,10 @@ class Explorer:
             self.axioms.setdefault(term.sexpr(), term)
 
     def fresh_name(self) -> str:
-        """A name for a value of which nothing is known; counted along the path, so that equal prefixes share names."""
+        """A name for a value of which nothing is known; counted along the path, so that equal prefixes share names,
+        and marked with the phase, so that a hypothesis and a claim do not."""
         self.fresh += 1
-        return f"any!{self.fresh}"
+        return f"{self.phase}!{self.fresh}"
 
 
 _CURRENT: contextvars.ContextVar[Explorer] = contextvars.ContextVar("explorer")

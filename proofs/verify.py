@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -58,18 +59,22 @@ def show(evidence: Sequence[Evidence], console: Console) -> None:
         table.add_column(name, **options)
     for e in evidence:
         style = ("dim" if e.must_fail else STYLES.get(e.grade, "yellow")) if e.expected else "bold red"
-        table.add_row(e.invariant, e.claim, e.engine, f"[{style}]{e.label}[/]", f"{e.seconds:.2f} s")
+        table.add_row(e.invariant, escape(e.claim), e.engine, f"[{style}]{e.label}[/]", f"{e.seconds:.2f} s")
     console.print(table)
     for e in evidence:
         if e.expected:
             continue
-        console.print(f"\n[bold red]{e.obligation}[/] {e.grade.name}: {e.detail}", highlight=False)
-        console.print(f"  claim           {e.claim}", highlight=False)
+        console.print(f"\n[bold red]{e.obligation}[/] {e.grade.name}: {escape(e.detail)}", highlight=False)
+        console.print(f"  claim           {e.claim}", highlight=False, markup=False)
         if e.counterexample is not None:
             values = ", ".join(f"{name} = {value}" for name, value in e.counterexample.values.items())
             real = "fails there" if e.counterexample.reproduced else "does NOT fail there"
-            console.print(f"  counterexample  {values or '(see note)'}; the running function {real}", highlight=False)
-            console.print(f"  note            {e.counterexample.note}", highlight=False)
+            console.print(
+                f"  counterexample  {values or '(see note)'}; the running function {real}",
+                highlight=False,
+                markup=False,
+            )
+            console.print(f"  note            {e.counterexample.note}", highlight=False, markup=False)
         console.print(f"  about           {', '.join(e.about)}", highlight=False)
 
 

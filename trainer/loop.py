@@ -7,7 +7,7 @@ raised by `monitor.check`, so that parameters and optimizer are as they were bef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -25,6 +25,9 @@ from karat.invariants.standing import cite
 from karat.trainer.evaluate import Interrupted, bits_per_byte
 from karat.trainer.objectives.training import Losses
 from karat.trainer.session import Session
+
+PLANNED = 100_000
+"""How many steps of the planned schedule are looked at before the first one; each step is looked at when it comes."""
 
 Disturb = Callable[[int], None]
 """Called at the start of each step, after the learning rate is set: how fault tests reach into a run."""
@@ -57,6 +60,19 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         _after(session, go_on)
 
 
+def check_end(session: Session) -> None:
+    """The guards on the final weights, which no further step would look at: one forward pass, nothing changed."""
+    step = session.progress.step
+    if session.config.policy is Policy.OFF:
+        return
+    inputs, targets = session.batches.batch_at(step)
+    with torch.no_grad():
+        losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
+    readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
+    session.monitor.check(Phase.FINISH, step, readings)
+    _demand_finite(session, step, losses, 0.0)
+
+
 def final_loss(session: Session, go_on: Callable[[], bool]) -> float:
     """The validation loss at the end, in bits per byte."""
     return bits_per_byte(session.model, session.validation, session.config.model.context, go_on)
@@ -84,10 +100,17 @@ def certificate_breach(session: Session, final: float) -> str:
     return ""
 
 
+def planned_steps(steps: int) -> Iterable[int]:
+    """Every step up to PLANNED of them; of a longer run PLANNED evenly spaced ones, the first and the last included."""
+    if steps <= PLANNED:
+        return range(steps)
+    return (k * (steps - 1) // (PLANNED - 1) for k in range(PLANNED))
+
+
 def _check_start(session: Session) -> None:
     """The guards before the first step: the whole planned schedule, and the certificate as declared."""
     config = session.config
-    planned = [(config.schedule(step), config.plateau(step)) for step in range(config.steps)]
+    planned = [(config.schedule(step), config.plateau(step)) for step in planned_steps(config.steps)]
     certificate = config.certificate
     session.monitor.check(
         Phase.START,
@@ -125,6 +148,8 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     rounded = [weight for _, weight in session.model.gf16_parameters()]
     if rounded:
         readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
+    if not bool(torch.isfinite(losses.total.detach())):
+        return readings  # a grid or a mixture of NaN would name the wrong cause
     if losses.nca is not None:
         readings.append(probes.nca_entropy(losses.nca.hard_counts))
     output = losses.output

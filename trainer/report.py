@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ def build_report(
         policy=config.policy.value,
         steps_done=progress.step,
         steps_planned=config.steps,
-        bpb=bpb,
+        bpb=bpb if bpb is not None and math.isfinite(bpb) else None,
         baseline_bpb=baseline,
         first_loss=progress.first_loss,
         validation=session.validation.text,
@@ -83,7 +84,8 @@ def _note(session: Session, invariant: str) -> str:
         return f"{count} rung{'' if count == 1 else 's'} consulted"
     if invariant == "INV-3" and session.config.model.d_model < inv03.POLICY_D_MODEL:
         return f"policy d_model >= {inv03.POLICY_D_MODEL} is not met; nothing proves that policy"
-    return "every step" if invariant in ("INV-4", "INV-8", "INV-11", "INV-3") else ""
+    checks, steps = session.monitor.guards[invariant].checks, session.progress.step
+    return "every step" if checks >= steps else f"only {checks} checks in {steps} steps"
 
 
 def _certificate(session: Session, bpb: float | None) -> str:
@@ -110,6 +112,10 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
         for invariant in catalogue()
         if invariant.id not in on_duty
     ]
+    if session.progress.resumed_at:
+        notes.append(
+            f"the run was resumed at step {', '.join(map(str, session.progress.resumed_at))}; the tallies cover all of it"
+        )
     notes += [f"{id_}: {NOT_EXERCISED}" for id_ in session.monitor.not_exercised()]
     notes += [f"{p.invariant}: {cite(p)}" for p in session.proofs if not p.current]
     for guard in on_duty.values():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import math
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from karat.core.errors import CheckpointError, ConfigError, KaratError
+from karat.core.errors import CheckpointError, ConfigError, KaratError, StorageError
 from karat.core.policy import Policy
-from karat.core.report import write_text
-from karat.invariants.runtime.ledger import read_rows
+from karat.core.render_markdown import run_markdown
+from karat.core.report import RunReport, digest_holds, write_text
 from karat.invariants.runtime.monitor import NOT_EXERCISED, Stopped
 from karat.trainer.checkpoint import latest_checkpoint, load_checkpoint
 from karat.trainer.config import RunConfig
@@ -18,15 +22,45 @@ from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.data.baseline import trigram_bpb
 from karat.trainer.evaluate import Interrupted
-from karat.trainer.loop import Disturb, Diverged, final_loss, hold_certificate, train
+from karat.trainer.loop import Disturb, Diverged, check_end, final_loss, hold_certificate, train
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, write_run_report
 from karat.trainer.session import Session, open_session, take_up
 from karat.trainer.signals import StopRequest
 
 RUNS = Path("runs")
-CONFIG = "config.toml"
+CONFIG, LOCK_FILE = "config.toml", ".lock"
 HOLDS, VIOLATED, CANNOT_JUDGE = 0, 1, 2
+
+
+@contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Holds the run's folder for this process; StorageError when another one is at work in it, or it cannot be made."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = os.open(run / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {run}: {error.strerror or error}",
+            required="a folder that can be written",
+            next_step="choose another one with --out",
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise StorageError(
+            f"another process is at work in {run}", required="one process per run", next_step="wait, or --out another"
+        ) from error
+    try:
+        yield
+    finally:
+        if not (run / CONFIG).exists():  # the run never began: leave nothing behind
+            for name in (LOCK_FILE, "ledger.jsonl", "log.jsonl"):
+                (run / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                run.rmdir()
+        os.close(lock)
 
 
 def next_free(base: Path = RUNS) -> Path:
@@ -48,11 +82,20 @@ def newest(base: Path = RUNS) -> Path:
 def start(config: RunConfig, console: Console, disturb: Disturb | None = None) -> tuple[int, float | None]:
     """A new run: (exit code, bits per byte or None). ConfigError when the folder holds a run already."""
     out = config.out or next_free()
-    if (out / CONFIG).exists():
-        raise ConfigError(
-            f"{out} already holds a run", required="a new folder", next_step=f"trainer resume {out}, or --out another"
-        )
-    with StopRequest() as stop, session_of(config, out, console) as session:
+    with StopRequest() as stop, alone(out):
+        if (out / CONFIG).exists():
+            raise ConfigError(
+                f"{out} already holds a run",
+                required="a new folder",
+                next_step=f"trainer resume {out}, or --out another",
+            )
+        return _begin(config, out, console, stop, disturb)
+
+
+def _begin(
+    config: RunConfig, out: Path, console: Console, stop: StopRequest, disturb: Disturb | None
+) -> tuple[int, float | None]:
+    with session_of(config, out, console) as session:
         write_text(out / CONFIG, to_toml(config.model_copy(update={"out": out})))
         return _carry_out(session, stop, disturb)
 
@@ -64,7 +107,7 @@ def resume(run: Path, console: Console) -> tuple[int, float | None]:
             f"{run} is not the folder of a run", required=f"a folder with {CONFIG}", next_step="trainer run"
         )
     config = read_config(run / CONFIG, [])
-    with StopRequest() as stop:
+    with StopRequest() as stop, alone(run):
         try:
             found = latest_checkpoint(run / "checkpoints")
         except CheckpointError as error:
@@ -75,7 +118,8 @@ def resume(run: Path, console: Console) -> tuple[int, float | None]:
         for why in found.damaged if found else ():
             console.warn(f"passed over: {why}")
         checkpoint = load_checkpoint(found.path) if found else None
-        keep_rows_before(run / "log.jsonl", checkpoint.step if checkpoint else 0)
+        for name in ("log.jsonl", "ledger.jsonl"):
+            keep_rows_before(run / name, checkpoint.step if checkpoint else 0)
         with session_of(config, run, console) as session:
             if checkpoint is not None:
                 take_up(session, checkpoint)
@@ -95,11 +139,22 @@ def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Sessi
 
 
 def keep_rows_before(path: Path, step: int) -> None:
-    """Drops the rows of a log that the resumed run will write again."""
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [(line, row) for line, row in zip(lines, read_rows(path), strict=False)]
-        write_text(path, "".join(line for line, row in rows if row["step"] < step))
+    """Drops the rows of a log that the resumed run will write again, and rows that are damaged.
+
+    A START row of the ledger has step 0 and stays; a rung's or a checkpoint's row at `step` was written before it.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+            before = row["step"] < step or (row.get("event") == "check" and row["step"] == step)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+        if before and line.endswith("\n"):
+            kept.append(line)
+    write_text(path, "".join(kept))
 
 
 def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> tuple[int, float | None]:
@@ -112,8 +167,13 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         _announce(session, baseline)
         with console.start(session.progress.step, session.config.steps):
             train(session, stop.go_on, disturb)
+        check_end(session)
         session.save("final")
         bpb = final_loss(session, stop.go_on)
+        if not math.isfinite(bpb):
+            raise Diverged(
+                f"the final validation loss is {bpb}", required="a finite number", next_step="lower optim.lr"
+            )
         session.progress.evaluations.append({"step": session.progress.step, "bpb": bpb})
         hold_certificate(session, bpb)
         code, outcome = _judge_ending(session)
@@ -125,6 +185,12 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         session.save()
         code, outcome = CANNOT_JUDGE, f"interrupted by {stop.requested}"
         message = f"{outcome} at step {session.progress.step}; to go on: trainer resume {out}"
+    if not all((out / name).is_file() for name in (CONFIG, "log.jsonl", "ledger.jsonl")):
+        raise StorageError(
+            f"{out} lost its files while the run was at work, so there is no evidence of it",
+            required=f"{CONFIG}, log.jsonl and ledger.jsonl, as the run wrote them",
+            next_step="start the run again, in a folder that nothing else touches",
+        )
     report = build_report(session, outcome, code, bpb, baseline)
     digest = write_run_report(session, report)
     try:
@@ -161,8 +227,18 @@ def _announce(session: Session, baseline: float) -> None:
 
 
 def show_report(run: Path) -> str:
-    """The Markdown report of a run; KaratError when it has none."""
-    path = run / "report.md"
+    """The report of a run as Markdown, made of report.json; KaratError when there is none or its digest does not hold."""
+    path = run / "report.json"
     if not path.is_file():
         raise KaratError(f"{run} has no report", required="a run that ended", next_step=f"trainer resume {run}")
-    return path.read_text(encoding="utf-8")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        stated = data.pop("digest")
+        report = RunReport.model_validate(data)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise KaratError(
+            f"{path} is not a run report: {str(error).splitlines()[0]}", required="the file as it was written"
+        ) from error
+    if not digest_holds({**data, "digest": stated}):
+        raise KaratError(f"{path} was altered: its digest is not that of its content", required=f"digest {stated}")
+    return run_markdown(report, stated)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from karat.core.errors import DataError
+from karat.core.errors import CheckpointError, DataError
 from karat.core.policy import Policy
 from karat.core.report import ProofStatus
 from karat.invariants import inv03_gf16_safe_domain as inv03
@@ -97,6 +97,7 @@ class Session:
             extra={
                 "progress": {**vars(self.progress), "seconds": self.elapsed()},
                 "monitor": self.monitor.state(),
+                "duty": self.duty(),
                 "data": self.corpus.manifest.digest,
                 "data_position": self.progress.step,
                 "learning_rate": self.config.schedule(self.progress.step),
@@ -107,6 +108,11 @@ class Session:
             keep_last=self.config.checkpoint.keep_last,
             name=name,
         )
+
+    def duty(self) -> dict[str, str]:
+        """The policy and what each guard requires: what a report's claim is about."""
+        required = {id_: g.invariant.required(g.parameters) for id_, g in self.monitor.guards.items()}
+        return {"policy": self.config.policy.value, **required}
 
     def elapsed(self) -> float:
         """Seconds of this run, resumed parts included."""
@@ -174,6 +180,13 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
 def take_up(session: Session, checkpoint: Checkpoint) -> None:
     """Restores a checkpoint into a freshly opened session, bit for bit. Errors when it belongs to another run."""
     require_same_config(checkpoint, session.config.digest, session.config.trajectory)
+    changed = [name for name, text in session.duty().items() if checkpoint.extra["duty"].get(name) != text]
+    if changed:
+        raise CheckpointError(
+            f"{', '.join(changed)}: not as declared when this run began, so its report would not be true of its first steps",
+            required="; ".join(f"{name}: {checkpoint.extra['duty'].get(name, 'not on duty')}" for name in changed),
+            next_step="leave config.toml as the run wrote it, or start a new run",
+        )
     if checkpoint.extra["data"] != session.corpus.manifest.digest:
         raise DataError(
             f"the data {session.config.data} is not what this run was trained on",

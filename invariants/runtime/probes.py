@@ -106,6 +106,11 @@ def nca_entropy(counts: torch.Tensor) -> Reading:
 
 def mixing_matrices(matrices: torch.Tensor, spread: torch.Tensor) -> Reading:
     """INV-11: the mixing matrices, shape (S, n, n) in the order of depth, and the spread of the streams, shape ()."""
+    if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or not len(matrices) or spread.numel() != 1:
+        raise ValueError(
+            f"mixing matrices must be (S, n, n) with S >= 1 and the spread one number, got {tuple(matrices.shape)} and "
+            f"{tuple(spread.shape)}"
+        )
     count, n, _ = matrices.shape
 
     def values(numbers: Numbers) -> Mapping[str, Any]:

@@ -87,8 +87,11 @@ def watch(
 
     lr_band: INV-8 on every parameter group (plateau(step) says where the lower end counts; nowhere by default).
     gf16: names of parameters that go through GF16 (INV-3). mixing(): (matrices (S, n, n), spread ()) of the last
-    forward (INV-11). ConfigError when a name does not exist.
+    forward (INV-11). ConfigError when a name does not exist or nothing is declared. A closure passed to optimizer.step
+    runs after the guards have looked.
     """
+    if policy not in list(Policy):
+        raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
     chosen = Policy(policy)
     probes: list[Callable[[int], Reading]] = []
     guarded: list[tuple[str, Any]] = []
@@ -101,9 +104,13 @@ def watch(
     else:
         not_checked["INV-8"] = "no lr_band was declared"
     if gf16 is not None:
-        tensors = [_parameter(model, name) for name in gf16]
+        names = list(gf16)
+        for name in names:
+            _parameter(model, name)
+        if not names:
+            raise ConfigError("gf16 names no parameter", required="names, or leave gf16 out")
         guarded.append(("INV-3", inv03.DEFAULT))
-        probes.append(lambda step: gf16_absmax(tensors, inv03.DEFAULT))
+        probes.append(lambda step: gf16_absmax([_parameter(model, name) for name in names], inv03.DEFAULT))
     else:
         not_checked["INV-3"] = "no parameters were declared to go through GF16"
     if mixing is not None:
@@ -112,6 +119,12 @@ def watch(
         probes.append(lambda step: mixing_matrices(*read()))
     else:
         not_checked["INV-11"] = "no mixing matrices were declared"
+    if not guarded:
+        raise ConfigError(
+            "nothing was declared, so there is nothing to watch",
+            required="lr_band, gf16 or mixing",
+            next_step="see watch.__doc__",
+        )
     invariants = [(find(name), parameters) for name, parameters in guarded]
     statuses = standings(invariant for invariant, _ in invariants)
     if chosen is Policy.STRICT:
@@ -122,8 +135,9 @@ def watch(
 
 
 def _parameter(model: torch.nn.Module, name: str) -> torch.Tensor:
-    parameters = dict(model.named_parameters())
-    if name not in parameters:
-        some = ", ".join(list(parameters)[:5]) or "none: the model has no parameters"
-        raise ConfigError(f"the model has no parameter {name!r}", required=f"one of its names: {some}, …")
-    return parameters[name]
+    """The parameter of this name as the model holds it now (one that was replaced is the new one)."""
+    try:
+        return model.get_parameter(name)
+    except AttributeError:
+        some = ", ".join(list(dict(model.named_parameters()))[:5]) or "none: the model has no parameters"
+        raise ConfigError(f"the model has no parameter {name!r}", required=f"one of its names: {some}, …") from None

@@ -10,6 +10,7 @@ import z3
 from karat.core.evidence import Counterexample, Grade
 from karat.core.obligation import BitLaw
 from karat.core.ops import FLOAT
+from karat.proofs import discipline
 from karat.proofs.engines.z3_engine import RLIMIT, resource_count
 from karat.proofs.evaluate import model_value
 from karat.proofs.exploration import Outcome, samples
@@ -22,6 +23,9 @@ LANE = 32
 
 def prove_bit_law(obligation: BitLaw) -> Outcome:
     """Decides a law for all values of its variables; each is zero-extended into a 32-bit lane."""
+    if obligation.must_fail:
+        raise ValueError("a law of bits cannot be kept as a refutation: its inputs are not replayed on the claim")
+    discipline.demand(obligation.about)
     for point in samples(obligation):
         try:
             obligation.run(SimpleNamespace(**point, ops=FLOAT), *obligation.about)

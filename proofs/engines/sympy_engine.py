@@ -14,6 +14,7 @@ import sympy
 from karat.core.evidence import Counterexample, Grade
 from karat.core.obligation import Identity
 from karat.core.ops import add_up
+from karat.proofs import discipline
 from karat.proofs.exploration import Outcome, flatten
 
 
@@ -53,6 +54,7 @@ class SympyOps:
 
 def prove_identity(obligation: Identity) -> Outcome:
     """Decides whether every expression is zero identically."""
+    discipline.demand(obligation.about, straight=True)
     expressions = flatten(list(_named(obligation.show(sympy, SympyOps(), *obligation.about))))
     if not expressions:
         return Outcome(Grade.VACUOUS, "no expression")
@@ -80,7 +82,7 @@ def _normal(expression: Any) -> Any:
     rest = sympy.expand(expression)
     if rest == 0:
         return rest
-    rest = sympy.expand(sympy.expand_log(rest, force=True))
+    rest = sympy.expand(sympy.expand_log(rest))  # not forced: only where the symbols' assumptions allow it
     return rest if rest == 0 else sympy.cancel(sympy.together(rest))
 
 

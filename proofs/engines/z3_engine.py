@@ -15,6 +15,7 @@ import z3
 
 from karat.core.evidence import Counterexample, Grade
 from karat.core.obligation import FloatLaw, Formula
+from karat.proofs import discipline
 from karat.proofs.evaluate import model_value
 from karat.proofs.exploration import (
     Exploration,
@@ -73,6 +74,10 @@ def prove_float_law(obligation: FloatLaw) -> Outcome:
 
 
 def _prove(obligation: Any, terms: dict[str, Any], carrier: type, ops: SymbolicOps, budget: Budget) -> Outcome:
+    discipline.demand(obligation.about)
+    reserved = [name for name in terms if name == "phi" or not name.isidentifier()]
+    if reserved:
+        raise ValueError(f"{', '.join(reserved)}: a name that the carriers use, or that is none")
     checks: dict[str, str] = {}
     points = samples(obligation)
     if not obligation.must_fail:
@@ -128,7 +133,7 @@ def _complete(exploration: Exploration, budget: Budget) -> bool:
     return budget.check(*exploration.hypotheses.values(), *exploration.axioms, z3.Not(some))[0] == "unsat"
 
 
-def _goals(exploration: Exploration) -> list[tuple[list[Any], Any]]:
+def _goals(exploration: Exploration, *, divisors: bool = True) -> list[tuple[list[Any], Any]]:
     """(assumptions, condition) for every condition and every divisor on every path."""
     goals = []
     for path in exploration.paths:
@@ -136,7 +141,7 @@ def _goals(exploration: Exploration) -> list[tuple[list[Any], Any]]:
             labels = exploration.hypotheses if goal.needs == ("*",) else goal.needs
             hypotheses = [exploration.hypotheses[label] for label in labels]
             goals.append(([*hypotheses, *path.condition], SBool.lift(goal.claim)))
-        for condition, divisor in path.divisors:
+        for condition, divisor in path.divisors if divisors else ():
             zero = z3.fpIsZero(divisor) if z3.is_fp(divisor) else divisor == 0
             goals.append(([*exploration.hypotheses.values(), *condition], z3.Not(zero)))
     return goals
@@ -167,7 +172,7 @@ def _noticed(obligation: Any, v: Any, carrier: type, budget: Budget) -> str:
     """Whether the claim fails when the running functions return anything at all."""
     havoc = explore(obligation, v, [arbitrary(f, carrier) for f in obligation.about])
     unknown = False
-    for assumptions, goal in _goals(havoc):
+    for assumptions, goal in _goals(havoc, divisors=False):
         result, _ = budget.check(*assumptions, *havoc.axioms, z3.Not(goal))
         if result == "sat":
             return "fails for an arbitrary function"
