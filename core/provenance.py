@@ -76,7 +76,7 @@ def _collect(item: Any, parts: dict[str, str]) -> None:
     if isinstance(item, types.FunctionType):
         space = dict(item.__globals__)
         space.update(inspect.getclosurevars(item).nonlocals)
-        _note_if_swapped(name, item, parts)
+        _note_if_swapped(name, item, parts, item.__code__.co_filename)
     else:
         space = vars(sys.modules[item.__module__])
         for node in ast.walk(tree):
@@ -88,7 +88,7 @@ def _collect(item: Any, parts: dict[str, str]) -> None:
                     or getattr(method, "__func__", method)
                 )
                 if isinstance(method, types.FunctionType):
-                    _note_if_swapped(name, method, parts)
+                    _note_if_swapped(name, method, parts, inspect.getsourcefile(item))
         for base in item.__mro__[1:]:
             if base.__module__.startswith(OWN):
                 _collect(base, parts)
@@ -96,9 +96,9 @@ def _collect(item: Any, parts: dict[str, str]) -> None:
         _collect_value(f"{name}:{reference}", value, parts)
 
 
-def _note_if_swapped(name: str, function: types.FunctionType, parts: dict[str, str]) -> None:
-    """Adds the bytecode of a function in memory that its source file does not compile to."""
-    if not loaded_as_written(function):
+def _note_if_swapped(name: str, function: types.FunctionType, parts: dict[str, str], filename: str | None) -> None:
+    """Adds the bytecode of a function in memory that the source file it belongs to does not compile to."""
+    if function.__code__.co_filename != filename or not loaded_as_written(function):
         parts[f"{name} in memory, {function.__name__}"] = hashlib.sha256(
             _bytecode(function.__code__).encode()
         ).hexdigest()
@@ -162,30 +162,32 @@ def _dotted(node: ast.AST) -> list[str] | None:
 
 
 @functools.cache
-def _source_tree(filename: str, modified: float) -> ast.Module:
-    return ast.parse(Path(filename).read_text(encoding="utf-8"))
+def _definitions(filename: str, modified: float) -> tuple[dict[str, list[ast.AST]], dict[int, list[ast.expr]]]:
+    """The functions and classes of a file by name, and its lambdas by line."""
+    named: dict[str, list[ast.AST]] = {}
+    lambdas: dict[int, list[ast.expr]] = {}
+    for node in ast.walk(ast.parse(Path(filename).read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            named.setdefault(node.name, []).append(node)
+        elif isinstance(node, ast.Lambda):
+            lambdas.setdefault(node.lineno, []).append(node)
+    return named, lambdas
 
 
 def _tree(item: Any) -> ast.AST:
-    """The definition in its source file, found by qualified name (a lambda or local function: by its line)."""
+    """The definition in its source file, found by name and line (a lambda: by its line, with all others on it)."""
     filename = inspect.getsourcefile(item)
     if filename is None or not Path(filename).is_file():
         raise ValueError(f"{item!r} has no source file, so it cannot be fingerprinted")
-    module = _source_tree(filename, Path(filename).stat().st_mtime)
+    named, lambdas = _definitions(filename, Path(filename).stat().st_mtime)
     line = item.__code__.co_firstlineno if isinstance(item, types.FunctionType) else None
-    best: ast.AST | None = None
-    for node in ast.walk(module):
-        named = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == item.__name__
-        if (named and (line is None or line in _lines(node))) or (best is None and named):
-            best = node
-    if item.__name__ == "<lambda>":
-        on_line: list[ast.expr] = [
-            node for node in ast.walk(module) if isinstance(node, ast.Lambda) and node.lineno == line
-        ]
-        best = ast.List(elts=on_line, ctx=ast.Load()) if on_line else None  # several on a line: all of them
-    if best is None:
+    if item.__name__ == "<lambda>" and line in lambdas:
+        return ast.List(elts=lambdas[line], ctx=ast.Load())
+    candidates = named.get(item.__name__, [])
+    on_line = [node for node in candidates if line is None or line in _lines(node)]
+    if not candidates:
         raise ValueError(f"{item.__qualname__} is not in {filename} any more")
-    return best
+    return (on_line or candidates)[0]
 
 
 def _lines(node: ast.AST) -> tuple[int, ...]:

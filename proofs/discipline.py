@@ -21,7 +21,12 @@ def demand(functions: Iterable[Callable[..., Any]], *, straight: bool = False) -
     unwanted = FORBIDDEN | (BRANCHES if straight else {})
     for function in functions:
         for name, tree in definitions(function).items():
-            if name.startswith(FORMULAS) and "class " not in name:
-                for what, text in unwanted.items():
-                    if text in tree and not tree.startswith("ClassDef"):
-                        raise ValueError(f"{name} uses {what}, which its symbolic reading cannot follow")
+            if name.startswith(FORMULAS):
+                check_tree(name, tree, unwanted)
+
+
+def check_tree(name: str, tree: str, unwanted: dict[str, str]) -> None:
+    """ValueError when the text of a function's tree holds one of the unwanted constructs; a class is not a formula."""
+    for what, text in unwanted.items():
+        if text in tree and not tree.startswith("ClassDef"):
+            raise ValueError(f"{name} uses {what}, which its symbolic reading cannot follow")

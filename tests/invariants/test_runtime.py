@@ -15,7 +15,7 @@ import torch
 from karat.core.errors import ConfigError, EvidenceError, StorageError
 from karat.core.observation import Phase
 from karat.core.policy import Policy
-from karat.core.report import read_lock
+from karat.core.report import ProofLock, read_lock
 from karat.invariants import inv02_asha_threshold as inv02
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
@@ -218,6 +218,49 @@ def test_a_margin_that_was_changed_is_stale(monkeypatch: pytest.MonkeyPatch) -> 
     weaker = dataclasses.replace(find("INV-8"), obligations=(
         dataclasses.replace(find("INV-8").obligations[0], claim="something else"), *find("INV-8").obligations[1:]))  # fmt: skip
     assert "INV-8.plateau statement" in standing.standing(weaker, read_lock(standing.LOCK)).stale
+
+
+@pytest.mark.parametrize("grade", ["REFUTED", "VACUOUS", "UNKNOWN"])
+def test_a_lock_whose_grade_is_not_green_is_not_current(grade: str) -> None:
+    lock = read_lock(standing.LOCK)
+    assert lock is not None
+    data = lock.model_dump()
+    data["proofs"]["INV-8"]["INV-8.plateau"]["grade"] = grade
+    status = standing.standing(find("INV-8"), ProofLock.model_validate(data))
+    assert status.grade == "UNPROVED" and not status.current
+    bare = dataclasses.replace(find("INV-8"), obligations=())
+    assert not standing.standing(bare, lock).current
+
+
+def test_a_method_or_function_swapped_in_memory_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("karat.core.ops.FloatOps.minimum", lambda self, a, b: 1.0)
+    assert not standing.standings([find("INV-8")])[0].current
+    monkeypatch.undo()
+    assert standing.standings([find("INV-8")])[0].current
+    monkeypatch.setattr("karat.core.formulas.schedule.wsd", lambda *arguments: 0.004)
+    assert "core.formulas.schedule.wsd" in standing.standings([find("INV-8")])[0].stale
+
+
+def test_watch_refuses_nothing_and_nonsense() -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.004)
+    for options in ({}, {"gf16": []}, {"lr_band": inv08.DEFAULT, "policy": "nope"}):
+        with pytest.raises(ConfigError):
+            watch(model, optimizer, **options)  # type: ignore[arg-type]
+    for shape in ((1, 2, 3), (0, 2, 2), (2, 2)):
+        with pytest.raises(ValueError, match="mixing matrices must be"):
+            mixing_matrices(torch.ones(shape), torch.tensor(1.0))
+    with pytest.raises(ValueError, match="spread one number"):
+        mixing_matrices(torch.ones(1, 2, 2), torch.ones(2))
+
+
+def test_watch_follows_a_replaced_parameter() -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    guards = watch(model, optimizer, policy="observe", gf16=["weight"])
+    model.weight = torch.nn.Parameter(torch.full((2, 2), 1e30))
+    loop(optimizer, model.weight, 1)
+    assert [v.invariant for v in guards.violations] == ["INV-3"]
 
 
 def test_strict_watch_demands_current_proofs(monkeypatch: pytest.MonkeyPatch) -> None:

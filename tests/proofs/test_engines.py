@@ -24,7 +24,7 @@ from karat.core.obligation import (
     Obligation,
     Property,
 )
-from karat.proofs import worker
+from karat.proofs import discipline, worker
 from karat.proofs.engines import z3_engine
 from karat.proofs.worker import decide, decide_all
 
@@ -222,6 +222,37 @@ def test_bit_law() -> None:
         graded(dataclasses.replace(good, show=lambda v, z3, f: f(v.bits, v.ops).e == f(v.bits, v.ops).e))
         is Grade.VACUOUS
     )
+
+
+def test_products_in_hypothesis_and_claim_are_not_the_same_unknown() -> None:
+    def product(a: Any, b: Any) -> Any:
+        return a * b
+
+    law = FloatLaw("INV-8.test", "", (product,), variables=tuple("xyabc"), sample=lambda r: dict.fromkeys("xyabc", 0.5),
+                   given=lambda v: {"bounded": v.x * v.y <= v.c}, show=lambda v, f: f(v.a, v.b) <= v.c)  # fmt: skip
+    assert graded(law) is not Grade.PROVED
+
+
+def test_hypotheses_that_branch_are_refused() -> None:
+    law = BitLaw("INV-3.test", "", (square,), variables={"bits": 16}, given=lambda v: {"either": v.bits < 10 or v.bits > 100},
+                 show=lambda v, z3, f: f(v.bits).e < 20, run=lambda v, f: f(v.bits), sample=lambda r: {"bits": 3})  # fmt: skip
+    assert graded(law) is Grade.ERROR
+
+
+def test_a_formula_that_looks_at_types_is_refused() -> None:
+    with pytest.raises(ValueError, match="isinstance"):
+        discipline.check_tree("f", "Call(func=Name(id='isinstance'))", discipline.FORBIDDEN)
+    assert graded(formula(variables={"phi": "real"}, given=lambda v: {}, show=lambda v, f: f(v.phi) >= 0,
+                          sample=lambda r: {"phi": Fraction(1)})) is Grade.ERROR  # fmt: skip
+
+
+def test_logarithms_are_not_forced() -> None:
+    def power(sympy: Any, ops: Any, f: Any) -> Any:
+        x = sympy.Symbol("x", real=True)
+        return [f(ops, x) - 2 * sympy.log(x)]
+
+    obligation = Identity("INV-4.test", "ln x^2 = 2 ln x for all real x", (lambda ops, x: ops.log(x * x),), show=power)
+    assert graded(obligation) is not Grade.PROVED
 
 
 def test_an_engine_that_raises_is_an_error() -> None:

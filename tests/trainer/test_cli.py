@@ -17,9 +17,11 @@ import pytest
 from karat.core.report import digest_holds
 from karat.invariants.runtime.ledger import read_rows
 from karat.trainer import cli
+from karat.trainer import run as command
 from karat.trainer.checkpoint import load_checkpoint, storage
 from karat.trainer.cli import main
 from karat.trainer.config_file import read_config
+from karat.trainer.run import alone
 
 Trainer = Callable[..., int]
 
@@ -230,6 +232,73 @@ def test_resume_of_other_data(text: Path, tiny: Trainer, tmp_path: Path, capsys:
     mine.write_bytes(text.read_bytes()[:-40])
     assert main(["resume", str(tmp_path / "run")]) == 2
     assert "is not what this run was trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('policy = "strict"', 'policy = "warn"'), ("n = 10", "n = 9"), ("gap = 2.0", "gap = 1.0")]
+)
+def test_resume_under_other_guards_is_refused(
+    old: str, new: str, tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny() == 0
+    config = tmp_path / "run" / "config.toml"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+    assert main(["resume", str(tmp_path / "run")]) == 2
+    assert "not as declared when this run began" in capsys.readouterr().err
+
+
+def test_one_process_per_run(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(tmp_path / "run"):
+        assert tiny() == 2
+        assert "another process is at work" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # nothing was begun, nothing is left
+    assert tiny() == 0
+
+
+def test_damaged_logs_are_cut_back_on_resume(tiny: Trainer, tmp_path: Path) -> None:
+    assert tiny() == 0
+    run = tmp_path / "run"
+    whole = (run / "log.jsonl").read_bytes()
+    os.rename(run / "checkpoints" / "final", tmp_path / "final")
+    (run / "log.jsonl").write_bytes(whole[:-30] + b"\xff\xfe garbage\n[]\n{}\n")
+    assert main(["resume", str(run)]) == 0
+    assert (run / "log.jsonl").read_bytes() == whole
+    phases = [row["phase"] for row in read_rows(run / "ledger.jsonl")]
+    assert phases == ["before the first step", "at a rung", "at the end"]
+
+
+def test_an_altered_report_is_not_shown(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny() == 0
+    path = tmp_path / "run" / "report.json"
+    path.write_text(path.read_text().replace('"violations": 0', '"violations": 7'))
+    assert main(["report", str(tmp_path / "run")]) == 2
+    assert "was altered" in capsys.readouterr().err
+
+
+def test_a_folder_lost_during_the_run_is_no_success(
+    tiny: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = command.final_loss
+
+    def lose(*arguments: object) -> float:
+        (tmp_path / "run" / "log.jsonl").unlink()
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(command, "final_loss", lose)
+    assert tiny() == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "lost its files" in err
+
+
+def test_a_final_loss_that_is_not_finite_is_a_divergence(
+    tiny: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "final_loss", lambda *arguments: float("nan"))
+    assert tiny() == 1
+    assert "the final validation loss is nan" in capsys.readouterr().err
+    data = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert data["outcome"] == "diverged" and data["bpb"] is None
 
 
 def test_resume_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

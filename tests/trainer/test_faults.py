@@ -19,7 +19,7 @@ from karat.trainer.checkpoint import load_checkpoint
 from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
-from karat.trainer.loop import Diverged, train
+from karat.trainer.loop import Diverged, check_end, planned_steps, train
 from karat.trainer.run import start
 from karat.trainer.session import Session, open_session
 
@@ -152,6 +152,29 @@ def test_a_declared_fault_ends_the_run_before_the_first_step(setting: str, name:
     with pytest.raises(Stopped, match=f"{name} violated before the first step"):
         train(run, lambda: True)
     assert run.progress.step == 0 and not run.optimizer.state
+
+
+def test_the_last_step_is_guarded_too(session: Open) -> None:
+    run = session()
+    train(run, lambda: True)
+    check_end(run)
+    weights_beyond_range(run)
+    with pytest.raises(Stopped, match=r"INV-3 gf16-safe-domain violated at step 9 \(at the end; strict\)"):
+        check_end(run)
+
+
+def test_a_very_deep_clean_model_raises_no_alarm(session: Open) -> None:
+    run = session(
+        "model.n_layers=110", "model.d_model=4", "model.n_heads=1", "model.streams=3", "steps=2", "optim.warmup=1"
+    )
+    train(run, lambda: True)
+    assert run.progress.step == 2 and not run.monitor.violations
+
+
+def test_a_long_plan_is_looked_at_in_bounded_time() -> None:
+    steps = list(planned_steps(10**12))
+    assert len(steps) == 100_000 and steps[0] == 0 and steps[-1] == 10**12 - 1
+    assert list(planned_steps(7)) == list(range(7))
 
 
 def test_warn_goes_on_and_reports(configure: Configure, tmp_path: Path) -> None:
