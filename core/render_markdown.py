@@ -68,7 +68,7 @@ def run_markdown(report: RunReport, digest: str) -> str:
         "# Run report",
         f"Outcome: **{report.outcome}** after {report.steps_done} of {report.steps_planned} steps, policy "
         f"{report.policy}, exit code {report.exit_code}.",
-        f"Validation: {bpb} ({report.validation}){baseline}.",
+        f"Validation: {bpb} ({report.validation}){baseline}." if report.bpb is not None else "Validation: none.",
         "## What is proved",
         table(
             ("invariant", "standing", "proved", "tested", "refuted as expected", "engines", "fingerprint", "stale"),
@@ -89,10 +89,13 @@ def run_markdown(report: RunReport, digest: str) -> str:
         parts.append(table(("rung", "loss (bits per byte)", "should_prune"),
                            [(r["step"], f"{r['loss']:.4f}" if r["loss"] is not None else "not finite", r["prune"])
                             for r in report.rungs]))  # fmt: skip
-    if report.violations:
+    shown = report.violations[:20]
+    if shown:
         parts += ["## Violations", "\n".join(
             f"- {v.invariant} {v.slug} at step {v.step} ({v.phase}): observed {v.observed or v.reason}; required {v.required}"
-            for v in report.violations)]  # fmt: skip
+            for v in shown)]  # fmt: skip
+    if len(report.violations) > len(shown):
+        parts.append(f"… and {len(report.violations) - len(shown)} more, in report.json.")
     parts += ["## What was not shown", "\n".join(f"- {note}" for note in report.notes) or "- nothing noted"]
     data = "\n".join(f"- {key}: {_readable(value)}" for key, value in report.data.items())
     model = ", ".join(f"{key} {_readable(value)}" for key, value in report.model.items())
@@ -101,7 +104,8 @@ def run_markdown(report: RunReport, digest: str) -> str:
     settings = "\n".join(f"{name} = {value}" for name, value in _settings(report.config))
     parts += ["## Data", data, "## Model", model, "## Configuration", f"```\n{settings}\n```"]
     parts += ["## Environment", f"{tools}. Revision {report.revision}. {timing}.",
-              f"Digest of report.json: `{digest}`"]  # fmt: skip
+              f"Digest of report.json: `{digest}`, the SHA-256 of its content without `digest` as JSON with sorted keys, no "
+              "spaces, UTF-8. `trainer report` checks it."]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from karat.trainer.cli import main
+from karat.trainer.command import main
 
 sys.exit(main())

@@ -23,7 +23,7 @@ from karat.invariants.standing import LOCK
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.explain import explain
-from karat.trainer.run import CANNOT_JUDGE, HOLDS, newest, next_free, resume, show_report, start
+from karat.trainer.run import CANNOT_JUDGE, HOLDS, newest, resume, show_report, start
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +92,6 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
 def _run(options: argparse.Namespace, console: Console) -> int:
     policy = Policy.STRICT.value if options.strict_invariants else options.policy
     config = read_config(options.config, options.set, policy=policy, data=options.data, out=options.out)
-    config = config.model_copy(update={"out": config.out or next_free()})
     if options.print_config:
         print(to_toml(config), end="")
         return HOLDS

@@ -79,7 +79,8 @@ def to_toml(config: RunConfig) -> str:
 
 
 def _assignments(table: Table) -> str:
-    return "".join(f"{key} = {_literal(value)}\n" for key, value in table.items() if value is not None)
+    lines = (f"# {key} is not set" if value is None else f"{key} = {_literal(value)}" for key, value in table.items())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _literal(value: bool | int | float | str | Path) -> str:

@@ -200,7 +200,10 @@ def _rung(session: Session, go_on: Callable[[], bool]) -> None:
     finite = loss if math.isfinite(loss) else None
     session.progress.rungs.append({"step": step, "loss": finite, "prune": prune})
     session.progress.evaluations.append({"step": step, "bpb": finite})
-    session.console.note(f"rung {step}: {loss:.4f} bits per byte, should_prune says {'prune' if prune else 'keep'}")
+    session.console.note(
+        f"rung {step}: {loss:.4f} bits per byte, should_prune says "
+        f"{'prune (recorded; the run goes on to test it)' if prune else 'keep'}"
+    )
     session.monitor.check(Phase.RUNG, step, [probes.prune_certificate(loss, config.certificate)])
 
 

@@ -68,6 +68,9 @@ def build_report(
 def write_run_report(session: Session, report: RunReport) -> str:
     """Writes report.json, report.md and manifest.json into the run's folder; returns the report's digest."""
     write_text(session.out / "manifest.json", session.corpus.manifest.canonical_json() + "\n")
+    earlier = session.out / "report.json"
+    if earlier.is_file():  # a resumed run: what was cited before stays
+        earlier.rename(session.out / f"report-{len(list(session.out.glob('report-*.json'))) + 1}.json")
     digest = write_report(session.out / "report.json", report)
     write_text(session.out / "report.md", run_markdown(report, digest))
     return digest

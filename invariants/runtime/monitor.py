@@ -164,8 +164,11 @@ class Monitor:
             self.violations.append(record)
         if self.ledger is not None:
             self.ledger.write({"event": "violation", **record.model_dump()})
-        if self.policy is Policy.WARN:
+        count = sum(1 for v in self.violations if v.invariant == record.invariant)
+        if self.policy is Policy.WARN and count == 1:
             self.say(message(record))
+        elif self.policy is Policy.WARN and count in (10, 100, 1000):
+            self.say(f"{record.invariant} {record.slug}: {count} violations so far, the latest at step {record.step}")
 
     def not_exercised(self) -> list[str]:
         """The guards that never judged anything."""

@@ -61,7 +61,8 @@ class Watch:
             self._handle = None
             if self._ledger is not None:
                 self._ledger.close()
-        return [guard.summary() for guard in self._monitor.guards.values()]
+        lower = self.not_checked.get("INV-8, lower end", "")
+        return [guard.summary(lower if id_ == "INV-8" else "") for id_, guard in self._monitor.guards.items()]
 
     def __enter__(self) -> Watch:
         return self
@@ -101,6 +102,8 @@ def watch(
         band = lr_band
         guarded.append(("INV-8", band))
         probes.append(lambda step: learning_rate(optimizer, on_plateau(step), band))
+        if plateau is None:
+            not_checked["INV-8, lower end"] = "no plateau was declared: only 0 <= lr <= upper end is checked"
     else:
         not_checked["INV-8"] = "no lr_band was declared"
     if gf16 is not None:
