@@ -129,7 +129,7 @@ def _collect_value(name: str, value: Any, parts: dict[str, str]) -> None:
 
 
 def _constant(value: Any) -> str:
-    """A constant by its exact value; an object of a class of karat's by its class and its exact fields."""
+    """A constant by its repr; an object whose repr shows an address, by the name of its class."""
     text = repr(value)
     return text if " at 0x" not in text else f"instance of {type(value).__module__}.{type(value).__qualname__}"
 

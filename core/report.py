@@ -13,7 +13,7 @@ from typing import Any
 
 from karat.core.errors import EvidenceError, StorageError
 from karat.core.evidence import Evidence, Grade, Record
-from karat.core.provenance import canonical_json, digest
+from karat.core.provenance import digest
 
 SCHEMA = 1
 
@@ -181,11 +181,6 @@ def write_report(path: Path, report: Record) -> str:
 
 def _indented(data: Any) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def canonical(report: Record) -> str:
-    """The canonical JSON of a record."""
-    return canonical_json(report.model_dump(mode="json"))
 
 
 def read_lock(path: Path) -> ProofLock | None:

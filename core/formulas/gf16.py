@@ -16,7 +16,7 @@ from fractions import Fraction
 
 from karat.core.ops import FLOAT, Number, Ops
 
-EXPONENT_BITS, FRACTION_BITS, BIAS = 6, 9, 31
+BIAS = 31
 MAX_FINITE = Fraction(2) ** 31 * (2 - Fraction(1, 512))
 """4 290 772 992 = 0x7DFF."""
 OVERFLOW = Fraction(2) ** 31 * (2 - Fraction(1, 1024))

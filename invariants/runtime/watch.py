@@ -107,11 +107,7 @@ def watch(
     else:
         not_checked["INV-8"] = "no lr_band was declared"
     if gf16 is not None:
-        names = list(gf16)
-        for name in names:
-            _parameter(model, name)
-        if not names:
-            raise ConfigError("gf16 names no parameter", required="names, or leave gf16 out")
+        names = _existing(model, gf16)
         guarded.append(("INV-3", inv03.DEFAULT))
         probes.append(lambda step: gf16_absmax([_parameter(model, name) for name in names], inv03.DEFAULT))
     else:
@@ -122,6 +118,14 @@ def watch(
         probes.append(lambda step: mixing_matrices(*read()))
     else:
         not_checked["INV-11"] = "no mixing matrices were declared"
+    monitor = _on_duty(guarded, chosen)
+    rows = Ledger(ledger) if ledger is not None else None
+    monitor.ledger = rows
+    return Watch(optimizer, monitor, probes, not_checked, rows)
+
+
+def _on_duty(guarded: list[tuple[str, Any]], policy: Policy) -> Monitor:
+    """The monitor of the declared guards; under STRICT only with current proofs. ConfigError when there are none."""
     if not guarded:
         raise ConfigError(
             "nothing was declared, so there is nothing to watch",
@@ -130,11 +134,19 @@ def watch(
         )
     invariants = [(find(name), parameters) for name, parameters in guarded]
     statuses = standings(invariant for invariant, _ in invariants)
-    if chosen is Policy.STRICT:
+    if policy is Policy.STRICT:
         demand_current(statuses)
-    rows = Ledger(ledger) if ledger is not None else None
-    monitor = Monitor.of(invariants, chosen, ledger=rows, standing={s.invariant: s for s in statuses})
-    return Watch(optimizer, monitor, probes, not_checked, rows)
+    return Monitor.of(invariants, policy, standing={s.invariant: s for s in statuses})
+
+
+def _existing(model: torch.nn.Module, names: Iterable[str]) -> list[str]:
+    """The names, each of a parameter of the model; ConfigError when one is not, or when there are none."""
+    found = list(names)
+    if not found:
+        raise ConfigError("gf16 names no parameter", required="names, or leave gf16 out")
+    for name in found:
+        _parameter(model, name)
+    return found
 
 
 def _parameter(model: torch.nn.Module, name: str) -> torch.Tensor:

@@ -26,13 +26,9 @@ def prove_bit_law(obligation: BitLaw) -> Outcome:
     if obligation.must_fail:
         raise ValueError("a law of bits cannot be kept as a refutation: its inputs are not replayed on the claim")
     discipline.demand(obligation.about)
-    for point in samples(obligation):
-        try:
-            obligation.run(SimpleNamespace(**point, ops=FLOAT), *obligation.about)
-        except (ArithmeticError, ValueError) as error:
-            shown = {name: hex(value) for name, value in point.items()}
-            witness = Counterexample(values=shown, reproduced=True, note=f"raises {type(error).__name__}: {error}")
-            return Outcome(Grade.REFUTED, "fails on a sample", witness)
+    raised = _raises(obligation)
+    if raised is not None:
+        return Outcome(Grade.REFUTED, "fails on a sample", raised)
     narrow = {name: z3.BitVec(name, width) for name, width in obligation.variables.items()}
     lanes = {name: BitSym(z3.ZeroExt(LANE - term.size(), term)) for name, term in narrow.items()}
     v = SimpleNamespace(**lanes, ops=SymbolicOps())
@@ -72,6 +68,17 @@ def prove_bit_law(obligation: BitLaw) -> Outcome:
     checks["translation validated"] = _validate(obligation, narrow, paths)
     inputs = " x ".join(f"2^{width}" for width in obligation.variables.values())
     return Outcome(Grade.PROVED, f"all {inputs} inputs", None, checks, rlimit=used)
+
+
+def _raises(obligation: BitLaw) -> Counterexample | None:
+    """The first sample on which a running function raises."""
+    for point in samples(obligation):
+        try:
+            obligation.run(SimpleNamespace(**point, ops=FLOAT), *obligation.about)
+        except (ArithmeticError, ValueError) as error:
+            shown = {name: hex(value) for name, value in point.items()}
+            return Counterexample(values=shown, reproduced=True, note=f"raises {type(error).__name__}: {error}")
+    return None
 
 
 def _term(value: Any) -> Any:

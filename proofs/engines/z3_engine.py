@@ -3,7 +3,8 @@
 An obligation is PROVED when every condition on every path is, every divisor is shown not to be zero, the hypotheses
 have a witness, the claim fails for a function with arbitrary results (else it says nothing: VACUOUS), and the
 explored paths agree with the running function. `unknown` is UNKNOWN. A model counts as a counterexample only when
-the running function fails on it.
+the running function fails on it. The paths of a law of float64 are not compared one by one: its claim is run on
+doubles.
 """
 
 from __future__ import annotations
