@@ -41,12 +41,14 @@ class Obligation:
     """Something to be shown. id: `INV-8.plateau`; claim: one sentence; about: the running functions.
 
     must_fail: the claim is false, and is kept with its counterexample so that nobody believes it again.
+    slow: decided by `make verify-slow` alone; its proof stays in the lock for as long as its fingerprints hold.
     """
 
     id: str
     claim: str
     about: tuple[Function, ...]
     must_fail: bool = field(default=False, kw_only=True)
+    slow: bool = field(default=False, kw_only=True)
 
     kind: ClassVar[str] = ""
     engine: ClassVar[str] = ""
