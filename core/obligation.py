@@ -118,9 +118,10 @@ class FloatLaw(Obligation):
 
 @dataclass(frozen=True)
 class BitLaw(Obligation):
-    """A law of bit patterns in 32-bit lanes: for all inputs of the given widths. `show(v, z3, *about)` -> condition.
+    """A law of bit patterns in integer lanes: for all inputs of the given widths. `show(v, z3, *about)` -> condition.
 
-    given(v) as in Formula; sample gives ints for translation validation of the functions, called by `run(v, *about)`.
+    lane: the bits of a lane, into which every variable is zero-extended. given(v) as in Formula; sample gives ints for
+    translation validation of the functions, called by `run(v, *about)`.
     """
 
     variables: Mapping[str, int] = field(kw_only=True)
@@ -128,6 +129,7 @@ class BitLaw(Obligation):
     run: Function = field(kw_only=True)
     sample: Callable[[Random], Mapping[str, int]] = field(kw_only=True)
     given: Callable[[Variables], Mapping[str, Any]] = field(kw_only=True, default=lambda v: {})
+    lane: int = field(kw_only=True, default=32)
 
     kind: ClassVar[str] = "law of bits"
     engine: ClassVar[str] = "z3 bits"
@@ -153,6 +155,25 @@ class Exhaustive(Obligation):
 
     kind: ClassVar[str] = "exhaustive"
     engine: ClassVar[str] = "exhaustive"
+
+
+@dataclass(frozen=True)
+class Sweep(Obligation):
+    """A claim over a finite domain too large for every day, cut into blocks. `check_block(block, *about)` -> Checked.
+
+    Ordinarily `sample_blocks` blocks, drawn with `seed`, are checked: TESTED. With slow=True all of them are, 0 to
+    blocks - 1, and a sweep that was ended goes on where it was: PROVED. rivals as in Exhaustive: the sample must find
+    each of them out.
+    """
+
+    blocks: int = field(kw_only=True)
+    check_block: Callable[..., Checked] = field(kw_only=True)
+    rivals: Mapping[str, tuple[Function, ...]] = field(kw_only=True)
+    sample_blocks: int = field(kw_only=True)
+    seed: int = field(kw_only=True, default=0)
+
+    kind: ClassVar[str] = "sweep"
+    engine: ClassVar[str] = "sweep"
 
 
 @dataclass(frozen=True)

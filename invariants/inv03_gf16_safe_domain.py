@@ -2,7 +2,7 @@
 
 Claim: rounding x to GF16 errs by at most 2^-10 |x| for 2^-30 <= |x| < 2^31 (2 - 2^-10) and by at most 2^-40 below, so
 a tensor whose largest magnitude is in [2^-30, 4 290 772 992] (or which is all zero) is changed by at most 2^-10 of
-that magnitude anywhere.
+that magnitude anywhere. The arithmetic of the format (gf16_laws.py, gf16_sweeps.py) is shown here too.
 Why it matters: beyond the range weights become infinite; below it they become coarse, then zero, without a word.
 Source: the seed's INV-3. Its d_model >= 256 is a policy that nothing derives, and its "+3.21 BPB penalty" is an
 absolute value copied as a difference; the policy is kept as a policy, see POLICY.
@@ -28,6 +28,7 @@ from karat.core.invariant import Bound, Invariant, Witness
 from karat.core.obligation import BitLaw, Checked, Exhaustive, FloatLaw, Formula, Obligation, implies
 from karat.core.observation import Phase, Quantity
 from karat.core.ops import FLOAT, Number, Ops
+from karat.invariants import gf16_laws, gf16_sweeps
 
 POLICY_D_MODEL = 256
 """The seed's rule: GF16 only with d_model >= 256. A policy: no theorem here or there depends on it."""
@@ -244,6 +245,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     FloatLaw("INV-3.guard", "the guard accepts a double iff it is 0 or in the domain: for all doubles, NaN and infinities "
              "too", (margin, verdict.accepts), variables=("a",), show=_guard,
              sample=lambda random: {"a": random.choice([random.uniform(0, 9e9), 1e-12, 0.0, math.nan, math.inf])}),
+    *gf16_laws.OBLIGATIONS,
+    *gf16_sweeps.OBLIGATIONS,
 )  # fmt: skip
 
 

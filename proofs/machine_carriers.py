@@ -1,4 +1,4 @@
-"""The carriers for what a machine computes with: float64 and 32-bit lanes, both to the bit."""
+"""The carriers for what a machine computes with: float64 and integer lanes, both to the bit."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class DoubleSym(Ordered):
 
 
 class BitSym(Ordered):
-    """A 32-bit lane in two's complement, as an int32 array has it: signed comparison, arithmetic right shift."""
+    """A lane in two's complement, as an int32 or int64 array has it: signed comparison, arithmetic right shift."""
 
     __slots__ = ()
 
@@ -102,7 +102,16 @@ class BitSym(Ordered):
     def __xor__(self, other: Any) -> BitSym:
         return BitSym(self.e ^ self.lift(other))
 
-    __radd__, __rand__, __ror__, __rxor__ = __add__, __and__, __or__, __xor__
+    def __mul__(self, other: Any) -> BitSym:
+        return BitSym(self.e * self.lift(other))
+
+    def __neg__(self) -> BitSym:
+        return BitSym(-self.e)
+
+    def __pos__(self) -> BitSym:
+        return self
+
+    __radd__, __rand__, __ror__, __rxor__, __rmul__ = __add__, __and__, __or__, __xor__, __mul__
 
     def __lshift__(self, other: Any) -> BitSym:
         return BitSym(self.e << self.lift(other))

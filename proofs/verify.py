@@ -19,14 +19,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from karat.core.errors import KaratError
+from karat.core.errors import EvidenceError, KaratError
 from karat.core.evidence import Evidence, Grade, exit_code
 from karat.core.obligation import Obligation
 from karat.core.provenance import code_revision, environment
 from karat.core.render_markdown import verification_markdown
-from karat.core.report import Proof, ProofLock, VerificationReport, write_report, write_text
+from karat.core.report import Proof, ProofLock, VerificationReport, read_lock, write_report, write_text
 from karat.invariants.catalogue import BUILT_IN, find
-from karat.invariants.standing import LOCK, guard_fingerprints
+from karat.invariants.standing import LOCK, fingerprints, guard_fingerprints
 from karat.proofs.worker import decide_all, invariants
 
 TOOLS = ("z3-solver", "sympy", "hypothesis", "numpy")
@@ -89,6 +89,17 @@ def lock_of(evidence: Sequence[Evidence], solver: dict[str, str]) -> ProofLock:
     return ProofLock(solver=solver, proofs=proofs, guards=guards)
 
 
+def with_slow_proofs(lock: ProofLock, before: ProofLock | None) -> ProofLock:
+    """The lock with the proofs of slow obligations that it lacks and the lock before has, of the code as it is now."""
+    proofs = {name: dict(shown) for name, shown in lock.proofs.items()}
+    for obligation in (o for i in BUILT_IN for o in i.obligations if o.slow):
+        old = (before.proofs if before else {}).get(obligation.invariant, {}).get(obligation.id)
+        shown = proofs.get(obligation.invariant, {})
+        if old is not None and shown and obligation.id not in shown and old.about == fingerprints(obligation):
+            shown[obligation.id] = old
+    return lock.model_copy(update={"proofs": proofs})
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Results on standard output, progress on standard error."""
     parser = argparse.ArgumentParser(prog="python -m karat.proofs.verify", description=__doc__.split("\n\n")[0])
@@ -97,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("build/verify"), help="folder for report.json and report.md")
     parser.add_argument("--lock", type=Path, default=LOCK, help="the proof lock to write")
+    parser.add_argument("--slow", action="store_true", help="decide the slow obligations too (minutes to hours)")
     parser.add_argument("--no-lock", action="store_true", help="do not write the lock")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     options = parser.parse_args(arguments)
@@ -110,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     chosen = [find(name) for name in options.only] if options.only else list(invariants())
-    obligations = [o for invariant in chosen for o in invariant.obligations]
+    obligations = [o for invariant in chosen for o in invariant.obligations if options.slow or not o.slow]
     evidence = verify(obligations, max(1, options.jobs), Console(stderr=True))
     code = exit_code(evidence)
     tools = environment(TOOLS)
@@ -141,9 +153,16 @@ def _lock(options: argparse.Namespace, evidence: Sequence[Evidence], code: int, 
     if code != 0:
         return f"{options.lock.name} left as it was"
     ours = [e for e in evidence if e.invariant in built_in]
-    lock = lock_of(ours, {name: tools[name] for name in TOOLS})
+    lock = with_slow_proofs(lock_of(ours, {name: tools[name] for name in TOOLS}), _lock_before(options.lock))
     write_text(options.lock, lock.model_dump_json(indent=1) + "\n")
     return f"{options.lock.name} written"
+
+
+def _lock_before(path: Path) -> ProofLock | None:
+    try:
+        return read_lock(path)
+    except EvidenceError:  # about to be written anew
+        return None
 
 
 def _summary(evidence: Sequence[Evidence]) -> str:

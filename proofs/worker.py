@@ -24,6 +24,7 @@ from karat.core.obligation import (
     Identity,
     Obligation,
     Property,
+    Sweep,
 )
 from karat.invariants import template
 from karat.invariants.catalogue import catalogue
@@ -31,11 +32,13 @@ from karat.invariants.standing import fingerprints
 from karat.proofs.engines.bits_engine import prove_bit_law
 from karat.proofs.engines.exact_engine import decide_exact, decide_exhaustive
 from karat.proofs.engines.hypothesis_engine import fuzz
+from karat.proofs.engines.sweep_engine import sweep
 from karat.proofs.engines.sympy_engine import prove_identity
 from karat.proofs.engines.z3_engine import prove_float_law, prove_formula
 from karat.proofs.exploration import Outcome
 
 WATCHDOG_SECONDS = 120.0
+SLOW_WATCHDOG_SECONDS = 4 * 3600.0
 
 ENGINES: dict[type[Obligation], Callable[[Any], Outcome]] = {
     Formula: prove_formula,
@@ -45,6 +48,7 @@ ENGINES: dict[type[Obligation], Callable[[Any], Outcome]] = {
     Exact: decide_exact,
     Exhaustive: decide_exhaustive,
     Property: fuzz,
+    Sweep: sweep,
 }
 
 
@@ -99,7 +103,7 @@ def _child(obligation_id: str, pipe: Connection) -> None:
 def decide_all(
     obligations: list[Obligation], jobs: int, watchdog: float = WATCHDOG_SECONDS
 ) -> Iterator[tuple[Obligation, Evidence]]:
-    """Decides obligations in `jobs` processes at a time; yields each when it is done."""
+    """Decides obligations in `jobs` processes at a time; yields each when it is done. A slow one has hours, not `watchdog`."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
@@ -117,7 +121,7 @@ def decide_all(
         ready = wait(list(running), timeout=0.2)
         for pipe in list(running):
             obligation, process, start = running[pipe]
-            late = time.perf_counter() - start > watchdog
+            late = time.perf_counter() - start > (SLOW_WATCHDOG_SECONDS if obligation.slow else watchdog)
             if pipe not in ready and not late:
                 continue
             yield obligation, _result(obligation, pipe, process, pipe in ready, time.perf_counter() - start)

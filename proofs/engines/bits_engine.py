@@ -1,7 +1,8 @@
-"""Laws of bit patterns, decided by Z3 for every input: what runs on int32 lanes against Z3's own rounding."""
+"""Laws of bit patterns, decided by Z3 for every input: what runs on integer lanes against Z3's own rounding."""
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +19,9 @@ from karat.proofs.machine_carriers import BitSym
 from karat.proofs.real_carrier import SymbolicOps
 from karat.proofs.symbolic import Explorer, SBool
 
-LANE = 32
-
 
 def prove_bit_law(obligation: BitLaw) -> Outcome:
-    """Decides a law for all values of its variables; each is zero-extended into a 32-bit lane."""
+    """Decides a law for all values of its variables; each is zero-extended into a lane."""
     if obligation.must_fail:
         raise ValueError("a law of bits cannot be kept as a refutation: its inputs are not replayed on the claim")
     discipline.demand(obligation.about)
@@ -30,8 +29,7 @@ def prove_bit_law(obligation: BitLaw) -> Outcome:
     if raised is not None:
         return Outcome(Grade.REFUTED, "fails on a sample", raised)
     narrow = {name: z3.BitVec(name, width) for name, width in obligation.variables.items()}
-    lanes = {name: BitSym(z3.ZeroExt(LANE - term.size(), term)) for name, term in narrow.items()}
-    v = SimpleNamespace(**lanes, ops=SymbolicOps())
+    v = SimpleNamespace(**_lanes(obligation, narrow), ops=SymbolicOps())
     explorer = Explorer([])
     hypotheses = explorer.run(lambda: [SBool.lift(c) for c in obligation.given(v).values()])
     if len(hypotheses) != 1:
@@ -60,7 +58,7 @@ def prove_bit_law(obligation: BitLaw) -> Outcome:
         if result != "unsat":
             return Outcome(Grade.UNKNOWN, "undecided within the resource limit", None, checks, rlimit=used)
 
-    havoc = [_arbitrary(f, i) for i, f in enumerate(obligation.about)]
+    havoc = [_arbitrary(f, place, obligation.lane) for place, f in enumerate(obligation.about)]
     loose = explorer.run(lambda: obligation.show(v, z3, *havoc))
     if not any(check(*given, *p.condition, z3.Not(_term(p.value)))[0] == "sat" for p in loose):
         return Outcome(Grade.VACUOUS, "holds for any function whatever", None, checks, rlimit=used)
@@ -85,8 +83,20 @@ def _term(value: Any) -> Any:
     return value.e if isinstance(value, SBool) else value
 
 
-def _arbitrary(function: Any, place: int) -> Any:
-    return lambda *arguments: BitSym(z3.BitVec(f"arbitrary!{place}", LANE))
+def _lanes(obligation: BitLaw, narrow: dict[str, Any]) -> dict[str, BitSym]:
+    return {name: BitSym(z3.ZeroExt(obligation.lane - term.size(), term)) for name, term in narrow.items()}
+
+
+def _arbitrary(function: Any, place: int, lane: int) -> Any:
+    """A function of which nothing is known: another result at every call, so that a law between two calls fails too."""
+    calls = itertools.count()
+
+    def fresh(*arguments: Any) -> Any:
+        name = f"arbitrary!{place}!{next(calls)}"
+        truth = isinstance(function(*arguments), SBool)
+        return SBool(z3.Bool(name)) if truth else BitSym(z3.BitVec(name, lane))
+
+    return fresh
 
 
 def _reproduce(obligation: BitLaw, values: dict[str, int]) -> Counterexample:
@@ -98,17 +108,13 @@ def _reproduce(obligation: BitLaw, values: dict[str, int]) -> Counterexample:
 
 def _validate(obligation: BitLaw, narrow: dict[str, Any], paths: list[Any]) -> str:
     """The running functions on Python ints equal their symbolic reading at every sample."""
-    lanes = {name: BitSym(z3.ZeroExt(LANE - term.size(), term)) for name, term in narrow.items()}
-    symbolic = (
-        Explorer([])
-        .run(lambda: obligation.run(SimpleNamespace(**lanes, ops=SymbolicOps()), *obligation.about))[0]
-        .value
-    )
+    v = SimpleNamespace(**_lanes(obligation, narrow), ops=SymbolicOps())
+    symbolic = Explorer([]).run(lambda: obligation.run(v, *obligation.about))[0].value
     points = samples(obligation)
     for point in points:
         ran = obligation.run(SimpleNamespace(**point, ops=FLOAT), *obligation.about)
         pairs = [(narrow[name], z3.BitVecVal(value, narrow[name].size())) for name, value in point.items()]
         explored = z3.simplify(z3.substitute(symbolic.e, *pairs)).as_long()
-        if explored != ran & 0xFFFFFFFF:
+        if explored != ran & ((1 << obligation.lane) - 1):
             raise ValueError(f"explored {explored:#x}, ran {ran:#x} at {point}")
     return f"{len(points)} points"

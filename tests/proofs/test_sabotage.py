@@ -13,7 +13,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 from karat.core.evidence import Grade
-from karat.core.formulas import anchors, birkhoff, entropy, gf16, halving, schedule
+from karat.core.formulas import anchors, birkhoff, entropy, gf16, gf16_arithmetic, halving, schedule
 from karat.core.obligation import Obligation
 from karat.proofs.worker import decide, invariants
 
@@ -47,6 +47,18 @@ SABOTAGES = [
     (gf16, "units = round(magnitude", "units = int(magnitude", "INV-3.codec"),
     (gf16, "if magnitude >= OVERFLOW", "if magnitude > MAX_FINITE", "INV-3.codec"),
     (gf16, "MAX_FINITE = Fraction(2) ** 31 * (2 - Fraction(1, 512))", "MAX_FINITE = Fraction(2) ** 40", "INV-3.constants"),
+    (gf16_arithmetic, "shifted, shifted | 1)", "shifted, shifted)", "INV-3.of-float64"),
+    (gf16_arithmetic, "shifted, shifted | 1)", "shifted, shifted)", "INV-3.fma-edges"),
+    (gf16_arithmetic, "kept + 1 + ((kept >> 2) & 1)", "kept + 2", "INV-3.add-sample"),
+    (gf16_arithmetic, "kept + 1 + ((kept >> 2) & 1)", "kept + 2", "INV-3.mul-sample"),
+    (gf16_arithmetic, "sign_a & sign_b", "sign_a | sign_b", "INV-3.units"),
+    (gf16_arithmetic, "sign_a & sign_b", "sign_a | sign_b", "INV-3.edges-exact"),
+    (gf16_arithmetic, "for step in (16, 8, 4, 2, 1)", "for step in (8, 4, 2, 1)", "INV-3.add-edges"),
+    (gf16_arithmetic, "undefined = infinite & ((size_a == 0) | (size_b == 0))", "undefined = infinite & (size_a == 0)",
+     "INV-3.mul-edges"),
+    (gf16_arithmetic, "ops.where(size_b == 0, size_b, size_a)", "size_a", "INV-3.fma-edges"),
+    (gf16_arithmetic, "ops.where(a == SIGN, 1, up)", "up", "INV-3.neighbours"),
+    (gf16_arithmetic, "ops.where(unordered(a, b), False, ordinal(a, ops) < ", "(ordinal(a, ops) < ", "INV-3.order"),
     (halving, "        return 1\n", "        return n\n", "INV-2.keep"),
     (birkhoff, "        for entry in a[i]:\n            worst = ops.maximum(-entry, worst)\n", "", "INV-11.residual"),
     (birkhoff, "for entry in a[i])\n        column", "for entry in a[0])\n        column", "INV-11.residual"),
