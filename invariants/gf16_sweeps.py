@@ -142,6 +142,9 @@ TRIPLES = edge_codes((0, 1, 256, 511), (0, 1, 2, 16, 21, 22, 29, 30, 31, 32, 41,
 FEW = edge_codes((0, 1, 511), (0, 1, 22, 31, 62, 63))
 
 
+ONE = 31 << 9
+
+
 def _all_pairs(codes: Any) -> tuple[Any, Any]:
     return np.repeat(codes, len(codes)), np.tile(codes, len(codes))
 
@@ -157,19 +160,19 @@ def _multiply_edges(multiply: Any) -> Checked:
 
 
 def _fma_edges(fma: Any) -> Checked:
-    """All triples of edge cases; then products that the addend cancels up to a few units in the last place."""
+    """All triples of edge cases; then products that the addend cancels up to a few units in the last place: of the edge
+    cases, and of every two significands."""
     pairs = _all_pairs(TRIPLES)
     a, b = (np.repeat(x, len(TRIPLES)) for x in pairs)
-    failure = _fma_disagrees(fma, a, b, np.tile(TRIPLES, len(pairs[0])))
-    cases = len(a)
-    a, b = _all_pairs(PAIRS[PAIRS % 0x8000 < gf16.INFINITY_CODE])
-    values = values_of(gf16.decode)
-    near = np.argsort(values[: gf16.INFINITY_CODE])[: gf16.INFINITY_CODE]
-    place = np.searchsorted(values[near], nearest(np.abs(values[a] * values[b])))
-    for ulps in (-1, 0, 1):
-        c = np.clip(place + ulps, 0, gf16.INFINITY_CODE) | ((a ^ b ^ 0x8000) & 0x8000)
-        failure = failure or _fma_disagrees(fma, a, b, c)
-        cases += len(a)
+    failure, cases = _fma_disagrees(fma, a, b, np.tile(TRIPLES, len(pairs[0]))), len(a)
+    positive = values_of(gf16.decode)[: gf16.INFINITY_CODE + 1]
+    for a, b in (_all_pairs(TRIPLES[TRIPLES % 0x8000 < gf16.INFINITY_CODE]), _all_pairs(ONE + np.arange(512))):
+        product = nearest(np.abs(values_of(gf16.decode)[a] * values_of(gf16.decode)[b]))
+        place = np.searchsorted(positive, product)
+        for ulps in (-1, 0, 1):
+            c = np.clip(place + ulps, 0, gf16.INFINITY_CODE) | ((a ^ b ^ 0x8000) & 0x8000)
+            failure = failure or _fma_disagrees(fma, a, b, c)
+            cases += len(a)
     return Checked(cases, failure)
 
 
@@ -247,8 +250,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
                rivals=_ADD_RIVALS),
     Exhaustive("INV-3.mul-edges", "the product of two codes is the exact product rounded once: every pair of 1,024 edge "
                "cases", (_MULTIPLY,), check=_multiply_edges, rivals=_MULTIPLY_RIVALS),
-    Exhaustive("INV-3.fma-edges", "a · b + c is rounded once: every triple of 112 edge cases, and a million products that "
-               "the addend cancels but for a few units in the last place", (_FMA,), check=_fma_edges,
+    Exhaustive("INV-3.fma-edges", "a · b + c is rounded once: every triple of 112 edge cases, and products of every two "
+               "significands that the addend cancels but for a few units in the last place", (_FMA,), check=_fma_edges,
                rivals={"the product rounded first": (_rounded_twice,)}),
     Exhaustive("INV-3.edges-exact", "on Python ints sum, product and fma are those of exact fractions, and so is the oracle "
                "of the sweeps: every triple of 36 edge cases", (_ADD, _MULTIPLY, _FMA), check=_exactly,

@@ -111,6 +111,9 @@ class BitSym(Ordered):
     def __pos__(self) -> BitSym:
         return self
 
+    def __abs__(self) -> BitSym:
+        return BitSym(z3.If(self.e < 0, -self.e, self.e))
+
     __radd__, __rand__, __ror__, __rxor__, __rmul__ = __add__, __and__, __or__, __xor__, __mul__
 
     def __lshift__(self, other: Any) -> BitSym:

@@ -1,10 +1,11 @@
 """GF16 arithmetic on codes: every result is the exact one rounded once, to nearest, ties to even.
 
-Integers alone: a finite number is a significand times a power of two, sums are aligned in a frame of 40 bits whose
-lowest bit is sticky, and `round_to_code` is the only place that rounds. The same source runs on Python ints, NumPy
-arrays of int64 and 64-bit solver terms; a shift beyond the lane's width must give zero (Python, NumPy and the solver do
-so). Codes are 0..0xFFFF. IEEE-754 in all else: x + (-x) = +0, -0 + -0 = -0, inf - inf and 0 · inf are NaN, and every
-NaN that comes out is NAN_CODE. Source: IEEE 754-2019, clauses 4.3.1, 6.1 to 6.3.
+Integers alone: a finite number is a significand times a power of two, sums are aligned in a frame whose lowest bit is
+sticky (40 bits, 30 for fma: a bit is lost only where the result keeps none of the lowest eight), and `round_to_code` is
+the only place that rounds. The same source runs on Python ints, NumPy arrays of int64 and 64-bit solver terms; a shift
+beyond the lane's width must give zero (Python, NumPy and the solver do so). Codes are 0..0xFFFF. IEEE-754 in all else:
+x + (-x) = +0, -0 + -0 = -0, inf - inf and 0 · inf are NaN, and every NaN that comes out is NAN_CODE.
+Source: IEEE 754-2019, clauses 4.3.1, 6.1 to 6.3.
 """
 
 from __future__ import annotations
@@ -107,9 +108,10 @@ def _sum(a: tuple[Number, Number, Number], b: tuple[Number, Number, Number], ops
     exponent = ops.maximum(exponent_a, exponent_b)
     x, y = shift_sticky(x, exponent - exponent_a, ops), shift_sticky(y, exponent - exponent_b, ops)
     total = ops.where(sign_a == 0, x, -x) + ops.where(sign_b == 0, y, -y)
-    negative = ops.where(total < 0, SIGN, ops.constant(0, total))
-    sign = ops.where(total == 0, sign_a & sign_b, negative)
-    return sign | round_to_code(ops.where(total < 0, -total, total), exponent, ops)
+    size = ops.absolute(total)
+    sign = ops.where(total == size, ops.constant(0, total), SIGN)
+    sign = ops.where(total == 0, sign_a & sign_b, sign)
+    return sign | round_to_code(size, exponent, ops)
 
 
 # -- addition, multiplication, both -----------------------------------------------------------------------------------
@@ -149,8 +151,8 @@ def fma(a: Number, b: Number, c: Number, ops: Ops = FLOAT) -> Number:
     (x, exponent_a) = unpack(ops.where(size_b == 0, size_b, size_a), ops)
     (y, exponent_b) = unpack(ops.where(size_a == 0, size_a, size_b), ops)
     (z, exponent_c) = unpack(size_c, ops)
-    product = (sign, (x * y) << 20, exponent_a + exponent_b - 20)
-    result = _sum(product, (c & SIGN, z << 30, exponent_c - 30), ops)
+    product = (sign, (x * y) << 10, exponent_a + exponent_b - 10)
+    result = _sum(product, (c & SIGN, z << 20, exponent_c - 20), ops)
     infinite = (size_a == INFINITY_CODE) | (size_b == INFINITY_CODE)
     result = ops.where(size_c == INFINITY_CODE, c, result)
     result = ops.where(infinite, sign | INFINITY_CODE, result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,15 +87,16 @@ def _lanes(obligation: BitLaw, narrow: dict[str, Any]) -> dict[str, BitSym]:
 
 
 def _arbitrary(function: Any, place: int, lane: int) -> Any:
-    """A function of which nothing is known: another result at every call, so that a law between two calls fails too."""
-    calls = itertools.count()
+    """A function of which nothing is known: equal arguments, equal results; other arguments, any other result."""
+    names: dict[tuple[str, ...], str] = {}
 
-    def fresh(*arguments: Any) -> Any:
-        name = f"arbitrary!{place}!{next(calls)}"
+    def any_result(*arguments: Any) -> Any:
+        key = tuple(a.e.sexpr() if isinstance(a, BitSym) else repr(a) for a in arguments)
+        name = names.setdefault(key, f"arbitrary!{place}!{len(names)}")
         truth = isinstance(function(*arguments), SBool)
         return SBool(z3.Bool(name)) if truth else BitSym(z3.BitVec(name, lane))
 
-    return fresh
+    return any_result
 
 
 def _reproduce(obligation: BitLaw, values: dict[str, int]) -> Counterexample:

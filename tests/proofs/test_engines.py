@@ -224,6 +224,28 @@ def test_bit_law() -> None:
     )
 
 
+def test_bit_law_in_a_wide_lane_between_calls_and_of_truth_values() -> None:
+    def double(a: Any, ops: Any) -> Any:
+        return a + a
+
+    def top(a: Any, ops: Any) -> Any:
+        return a > 0xFFFFFFFF
+
+    law = BitLaw("INV-3.test", "", (double,), variables={"a": 32, "b": 32}, lane=64, sample=lambda r: {"a": 5, "b": 7},
+                 show=lambda v, z3, f: f(v.a, v.ops).e == v.a.e * 2, run=lambda v, f: f(v.a, v.ops))  # fmt: skip
+    assert graded(law) is Grade.PROVED
+    wraps = dataclasses.replace(law, show=lambda v, z3, f: top(f(v.a, v.ops), v.ops).e == (v.a.e > 0x7FFFFFFF))
+    assert graded(wraps) is Grade.PROVED  # in a lane of 32 bits the sum wraps around
+    assert graded(dataclasses.replace(wraps, lane=32)) is Grade.REFUTED
+    between = dataclasses.replace(law, show=lambda v, z3, f: f(v.a + v.b, v.ops) == f(v.a, v.ops) + f(v.b, v.ops))
+    assert graded(between) is Grade.PROVED  # not vacuous: an arbitrary function is not additive
+    assert graded(dataclasses.replace(between, show=lambda v, z3, f: f(v.a, v.ops) == f(v.a, v.ops))) is Grade.VACUOUS
+    truth = dataclasses.replace(law, about=(top,), show=lambda v, z3, f: z3.Not(f(v.a, v.ops).e),
+                                run=lambda v, f: v.ops.where(f(v.a, v.ops), 1, v.ops.constant(0, v.a)))  # fmt: skip
+    assert graded(truth) is Grade.PROVED
+    assert graded(dataclasses.replace(truth, show=lambda v, z3, f: f(v.a, v.ops))) is Grade.REFUTED
+
+
 def test_products_in_hypothesis_and_claim_are_not_the_same_unknown() -> None:
     def product(a: Any, b: Any) -> Any:
         return a * b

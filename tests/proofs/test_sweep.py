@@ -14,9 +14,13 @@ import pytest
 
 from karat.core.evidence import Grade
 from karat.core.obligation import Checked, Sweep
-from karat.proofs import worker
+from karat.core.report import ProofLock
+from karat.invariants import standing
+from karat.invariants.catalogue import find
+from karat.proofs import verify, worker
 from karat.proofs.engines import sweep_engine
 from karat.proofs.engines.sweep_engine import Record, sweep
+from karat.proofs.exploration import Outcome
 from karat.proofs.worker import decide, decide_all
 
 BLOCKS = 200
@@ -180,3 +184,52 @@ def test_the_watchdog_gives_a_slow_obligation_its_own_time() -> None:
     quick = next(o for i in worker.invariants() for o in i.obligations if o.id == "INV-3.to-float64")
     for obligation, grade in ((quick, Grade.UNKNOWN), (dataclasses.replace(quick, slow=True), Grade.PROVED)):
         assert [e.grade for _, e in decide_all([obligation], jobs=1, watchdog=0.0)] == [grade]
+
+
+def lock_of(ids: set[str]) -> ProofLock:
+    """A lock of INV-3 with the named obligations, as they are now."""
+    invariant = find("INV-3")
+    evidence = [
+        worker.evidence(o, Outcome(Grade.REFUTED if o.must_fail else Grade.PROVED), 0.0)
+        for o in invariant.obligations
+        if o.id in ids
+    ]
+    return verify.lock_of(evidence, {})
+
+
+def test_a_slow_proof_stays_in_the_lock_while_its_fingerprints_hold() -> None:
+    obligations = find("INV-3").obligations
+    slow = {o.id for o in obligations if o.slow}
+    assert slow == {"INV-3.add", "INV-3.add-all", "INV-3.mul-all"}
+    before, now = lock_of({o.id for o in obligations}), lock_of({o.id for o in obligations} - slow)
+    kept = verify.with_slow_proofs(now, before)
+    assert kept.proofs == before.proofs and verify.with_slow_proofs(now, None) == now
+    stale = before.proofs["INV-3"]["INV-3.add"].model_copy(update={"about": {"core.formulas.gf16_arithmetic.add": "0"}})
+    before.proofs["INV-3"]["INV-3.add"] = stale
+    assert "INV-3.add" not in verify.with_slow_proofs(now, before).proofs["INV-3"]
+    assert "INV-3.add-all" in verify.with_slow_proofs(now, before).proofs["INV-3"]
+
+
+def test_a_slow_obligation_is_not_demanded_but_its_stale_proof_counts() -> None:
+    obligations = find("INV-3").obligations
+    lock = lock_of({o.id for o in obligations if not o.slow})
+    status = standing.standing(find("INV-3"), lock)
+    assert status.current and status.shown == sum(not o.slow and not o.must_fail for o in obligations)
+    assert not standing.standing(find("INV-3"), lock_of({o.id for o in obligations if o.slow})).current
+    whole = lock_of({o.id for o in obligations})
+    assert standing.standing(find("INV-3"), whole).shown == status.shown + 3
+    whole.proofs["INV-3"]["INV-3.add"] = whole.proofs["INV-3"]["INV-3.add"].model_copy(update={"grade": "UNKNOWN"})
+    assert not standing.standing(find("INV-3"), whole).current
+
+
+def test_verify_leaves_slow_obligations_to_the_slow_tier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[set[str]] = []
+
+    def nothing(obligations: list[Any], jobs: int, console: Any) -> list[Any]:
+        asked.append({o.id for o in obligations})
+        return []
+
+    monkeypatch.setattr(verify, "verify", nothing)
+    for extra in ([], ["--slow"]):
+        verify.main(["--only", "INV-3", "--out", str(tmp_path), *extra])
+    assert asked[1] - asked[0] == {"INV-3.add", "INV-3.add-all", "INV-3.mul-all"} and asked[0] < asked[1]
