@@ -132,17 +132,17 @@ def _first(wrong: Any, what: str) -> str | None:
 def _signs(negate: Any, absolute: Any, is_nan: Any) -> Checked:
     """-a and |a| have the negated and the absolute number (a zero its sign, a NaN its payload); is_nan finds the NaNs."""
     values = values_of(gf16.decode)
-    negative = CODES >= 0x8000
+    nan, negative = np.isnan(values), CODES >= 0x8000
     minus, size = negate(CODES), absolute(CODES)
     checks = {
         "-a is no code": (minus < 0) | (minus > 0xFFFF) | (size < 0) | (size > 0xFFFF),
-        "-a is wrong": ~np.equal(values[minus & 0xFFFF], -values, where=~np.isnan(values), out=np.isnan(values)),
-        "|a| is wrong": ~np.equal(values[size & 0xFFFF], np.abs(values), where=~np.isnan(values), out=np.isnan(values)),
+        "-a is wrong": (values[minus & 0xFFFF] != -values) & ~nan,
+        "|a| is wrong": (values[size & 0xFFFF] != np.abs(values)) & ~nan,
         "the sign of -a is not turned": (minus >= 0x8000) == negative,
         "the sign of |a| is not cleared": size >= 0x8000,
         "-a changes the payload": (minus & 0x7FFF) != (CODES & 0x7FFF),
         "|a| changes the payload": (size & 0x7FFF) != (CODES & 0x7FFF),
-        "is_nan is wrong": is_nan(CODES) != np.isnan(values),
+        "is_nan is wrong": is_nan(CODES) != nan,
     }
     return Checked(len(CODES), next((f for what, wrong in checks.items() if (f := _first(wrong, what))), None))
 

@@ -205,15 +205,15 @@ def _exactly(add: Any, multiply: Any, fma: Any) -> Checked:
         zero = (a ^ b) & 0x8000
         if multiply(a, b) != exact_fma(a, b, zero):
             return Checked(0, f"{a:#06x} · {b:#06x} gives {multiply(a, b):#06x}, exactly {exact_fma(a, b, zero):#06x}")
-    for a, b, c in itertools.product(codes, codes, codes):
-        exact = exact_fma(a, b, c)
-        if fma(a, b, c) != exact:
-            return Checked(0, f"fma({a:#06x}, {b:#06x}, {c:#06x}) gives {fma(a, b, c):#06x}, exactly {exact:#06x}")
+    triples = list(itertools.product(codes, codes, codes))
+    exact = [exact_fma(*triple) for triple in triples]
+    for (a, b, c), expected in zip(triples, exact, strict=True):
+        if fma(a, b, c) != expected:
+            return Checked(0, f"fma({a:#06x}, {b:#06x}, {c:#06x}) gives {fma(a, b, c):#06x}, exactly {expected:#06x}")
     a, b, c = (x.ravel() for x in np.meshgrid(FEW, FEW, FEW, indexing="ij"))
-    triples = np.array([exact_fma(*t) for t in itertools.product(codes, codes, codes)])
     with np.errstate(invalid="ignore"):
         oracle = rounded_sum(values[a] * values[b], values[c])
-    return Checked(len(codes) ** 2 + len(a), _disagreement(triples, oracle, (a, b, c)))
+    return Checked(len(codes) ** 2 + len(a), _disagreement(np.array(exact), oracle, (a, b, c)))
 
 
 # -- rivals ---------------------------------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def of_float64(bits: Number, ops: Ops = FLOAT) -> Number:
     """
     magnitude = bits & _F64_MAGNITUDE
     significand = shift_sticky((magnitude & _F64_FRACTION) + (1 << 52), 12, ops)
-    code = ((bits >> 48) & SIGN) | round_to_code(significand, (magnitude >> 52) - (1075 - 12), ops)
+    sign = ops.where(bits == magnitude, ops.constant(0, bits), SIGN)
+    code = sign | round_to_code(significand, (magnitude >> 52) - (1075 - 12), ops)
     return ops.where(magnitude > _F64_INFINITY, NAN_CODE, code)
 
 
