@@ -21,6 +21,8 @@ Variables = Any
 def implies(condition: Any, conclusion: Any) -> Any:
     """condition -> conclusion, for Python bools and for symbolic ones."""
     if isinstance(condition, bool):
+        if hasattr(conclusion, "when"):  # symbolic: the explorer notes both sides of it
+            return conclusion.when(condition)
         return conclusion if condition else True
     return condition.implies(conclusion)
 
@@ -42,6 +44,7 @@ class Obligation:
 
     must_fail: the claim is false, and is kept with its counterexample so that nobody believes it again.
     slow: decided by `make verify-slow` alone; its proof stays in the lock for as long as its fingerprints hold.
+    seconds: when the watchdog ends it; None for the usual time.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Obligation:
     about: tuple[Function, ...]
     must_fail: bool = field(default=False, kw_only=True)
     slow: bool = field(default=False, kw_only=True)
+    seconds: float | None = field(default=None, kw_only=True)
 
     kind: ClassVar[str] = ""
     engine: ClassVar[str] = ""

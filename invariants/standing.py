@@ -56,7 +56,8 @@ def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
     for obligation in invariant.obligations:
         proof = shown.get(obligation.id)
         if proof is None:
-            missing.append(obligation.id)
+            if not obligation.slow:
+                missing.append(obligation.id)
             continue
         now = rests_on[obligation.id]
         changed = {name for name in {*now, *proof.about} if proof.about.get(name) != now.get(name)}

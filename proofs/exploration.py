@@ -145,10 +145,10 @@ class Exploration:
         return list(self.explorer.axioms.values())
 
 
-def explore(obligation: Any, v: Any, functions: Sequence[Callable[..., Any]], *, assume: bool = True) -> Exploration:
-    """Runs given and show on carriers along every path. With assume=False the hypotheses are left out."""
+def explore(obligation: Any, v: Any, functions: Sequence[Callable[..., Any]]) -> Exploration:
+    """Runs given and show on carriers along every path."""
     first = Explorer([], phase="given")
-    given = first.run(lambda: obligation.given(v)) if assume else [Path([], {}, [], [])]
+    given = first.run(lambda: obligation.given(v))
     if len(given) != 1:
         raise ValueError("hypotheses must not branch: join conditions with & instead of `and` or a chain")
     hypotheses = {label: SBool.lift(condition) for label, condition in given[0].value.items()}
