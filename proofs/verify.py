@@ -25,8 +25,9 @@ from karat.core.obligation import Obligation
 from karat.core.provenance import code_revision, environment
 from karat.core.render_markdown import verification_markdown
 from karat.core.report import Proof, ProofLock, VerificationReport, write_report, write_text
-from karat.invariants.catalogue import BUILT_IN, find
+from karat.invariants.catalogue import BUILT_IN, find, found
 from karat.invariants.standing import LOCK, guard_fingerprints
+from karat.proofs.plugin_locks import write_plugin_locks
 from karat.proofs.worker import decide_all, invariants
 
 TOOLS = ("z3-solver", "sympy", "hypothesis", "numpy")
@@ -93,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Results on standard output, progress on standard error."""
     parser = argparse.ArgumentParser(prog="python -m karat.proofs.verify", description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "--only", action="append", metavar="INV-8", help="verify this invariant only (repeatable); writes no lock"
+        "--only",
+        action="append",
+        metavar="INV-8",
+        help="verify this invariant only (repeatable); writes no lock but a plug-in's own",
     )
     parser.add_argument("--out", type=Path, default=Path("build/verify"), help="folder for report.json and report.md")
     parser.add_argument("--lock", type=Path, default=LOCK, help="the proof lock to write")
@@ -112,7 +116,8 @@ def _run(options: argparse.Namespace) -> int:
     chosen = [find(name) for name in options.only] if options.only else list(invariants())
     obligations = [o for invariant in chosen for o in invariant.obligations]
     evidence = verify(obligations, max(1, options.jobs), Console(stderr=True))
-    code = exit_code(evidence)
+    broken = () if options.only else found().broken
+    code = exit_code(evidence) or (2 if broken else 0)
     tools = environment(TOOLS)
     report = VerificationReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,17 +133,23 @@ def _run(options: argparse.Namespace) -> int:
     show(evidence, console)
     written = write_report(options.out / "report.json", report)
     write_text(options.out / "report.md", verification_markdown(report))
-    locked = _lock(options, evidence, code, tools)
+    locked = _lock(options, evidence, tools)
     console.print(f"\n{_summary(evidence)} in {report.seconds} s; {locked}", highlight=False, soft_wrap=True)
+    if not options.no_lock:
+        for line in write_plugin_locks(found().plugins, evidence, {name: tools[name] for name in TOOLS}, options.out):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for error in broken:
+        print(f"verify: left out: {error}", file=sys.stderr)
     console.print(f"{options.out / 'report.md'}   digest {written[:16]}…", highlight=False, soft_wrap=True)
     return code
 
 
-def _lock(options: argparse.Namespace, evidence: Sequence[Evidence], code: int, tools: dict[str, str]) -> str:
+def _lock(options: argparse.Namespace, evidence: Sequence[Evidence], tools: dict[str, str]) -> str:
+    plugged_in = {plugin.invariant.id for plugin in found().plugins}
     built_in = {i.id for i in BUILT_IN}
     if options.only or options.no_lock:
-        return "no lock written"
-    if code != 0:
+        return "karat's own lock not written"
+    if exit_code([e for e in evidence if e.invariant not in plugged_in]) != 0:  # a plug-in's failure is not karat's
         return f"{options.lock.name} left as it was"
     ours = [e for e in evidence if e.invariant in built_in]
     lock = lock_of(ours, {name: tools[name] for name in TOOLS})
