@@ -26,10 +26,10 @@ BUILT_IN: tuple[Invariant, ...] = (
 
 
 @functools.cache
-def found() -> Found:
+def found(with_probes: bool = False) -> Found:
     """The invariants that other installed packages offer, and why the broken ones cannot be used; looked up once."""
     ours = (*BUILT_IN, template.INVARIANT)
-    return discover(name for i in ours for name in (i.id, i.slug, *(o.id for o in i.obligations)))
+    return discover((name for i in ours for name in (i.id, i.slug, *(o.id for o in i.obligations))), with_probes)
 
 
 def catalogue() -> tuple[Invariant, ...]:

@@ -24,7 +24,7 @@ LOCK_NAME = "proofs.lock"
 class Plugin:
     """One invariant of another package. lock: where its proofs are kept, beside the module that defines it.
 
-    probe(view) -> quantity -> number or tensor, or None: then what it observes is found by name.
+    probe(view) -> quantity -> number or tensor; None when it has none or none was asked for.
     """
 
     invariant: Invariant
@@ -46,11 +46,14 @@ class Found:
     broken: tuple[PluginError, ...]
 
 
-def discover(taken: Iterable[str]) -> Found:
-    """Every plug-in, by the name of its entry point. taken: ids and slugs that are in use already."""
+def discover(taken: Iterable[str], with_probes: bool) -> Found:
+    """Every plug-in, by the name of its entry point. taken: ids and slugs that are in use already.
+
+    Probes are loaded for a trainer only: what is proved needs none, and a probe may import torch.
+    """
     used = {name.lower() for name in taken}
     plugins, broken = [], []
-    probes = {entry.name: entry for entry in metadata.entry_points(group=PROBES)}
+    probes = {entry.name: entry for entry in metadata.entry_points(group=PROBES)} if with_probes else {}
     for entry in sorted(metadata.entry_points(group=INVARIANTS), key=lambda e: (e.name, _package(e))):
         try:
             plugin = _plugin(entry, probes)

@@ -120,8 +120,8 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
         if invariant.id not in on_duty
     ]
     notes += [f"{p.invariant.id} {p.invariant.slug} of the package {p.package}: not on duty, {why_not(p)}"
-              for p in found().plugins if p.invariant.id not in on_duty]  # fmt: skip
-    notes += [f"left out: {error.seen}" for error in found().broken]
+              for p in found(with_probes=True).plugins if p.invariant.id not in on_duty]  # fmt: skip
+    notes += [f"left out: {error.seen}" for error in found(with_probes=True).broken]
     if session.progress.resumed_at:
         notes.append(
             f"the run was resumed at step {', '.join(map(str, session.progress.resumed_at))}; the tallies cover all of it"

@@ -138,12 +138,12 @@ def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
 
 def plugins_on_duty() -> tuple[Plugin, ...]:
     """The plug-ins whose quantities this trainer offers."""
-    return tuple(plugin for plugin in found().plugins if observables.moments(plugin))
+    return tuple(plugin for plugin in found(with_probes=True).plugins if observables.moments(plugin))
 
 
 def open_session(config: RunConfig, out: Path, console: Console) -> Session:
     """Loads the data, builds the model and puts the guards on duty. Under STRICT it demands current proofs first."""
-    plugins, broken = plugins_on_duty(), found().broken
+    plugins, broken = plugins_on_duty(), found(with_probes=True).broken
     guards = [*guards_of(config), *((plugin.invariant, plugin.invariant.parameters) for plugin in plugins)]
     proofs = standings(invariant for invariant, _ in guards)
     if config.policy is Policy.STRICT:

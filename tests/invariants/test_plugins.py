@@ -20,6 +20,7 @@ from karat.invariants import standing, template
 from karat.invariants.catalogue import BUILT_IN, catalogue, find, found
 from karat.invariants.plugins import PluginError, demand_sound
 from karat.invariants.runtime import Stopped, watch
+from karat.proofs import verify
 from karat.proofs.plugin_locks import plugin_lock
 from karat.proofs.worker import decide
 
@@ -112,12 +113,15 @@ def test_of_two_with_one_id_the_first_by_name_is_used(offer: Offer) -> None:
 
 def test_probes(offer: Offer) -> None:
     offer(invariants={"a": "offered:ONE"}, probes={"ACME-1": "offered:read"})
-    probe = found().plugins[0].probe
+    probe = found(with_probes=True).plugins[0].probe
     assert probe is not None and probe(None) == {"norm": 1.0}
     offer(invariants={"a": "offered:ONE"}, probes={"ACME-1": "offered:ONE"})
-    assert "(group karat.probes)" in found().broken[0].seen and not found().plugins
+    assert "(group karat.probes)" in found(with_probes=True).broken[0].seen and not found(with_probes=True).plugins
     offer(invariants={"a": "offered:ONE"}, probes={"ACME-9": "offered:read"})
-    assert "belongs to no invariant that was found" in found().broken[0].seen and found().plugins
+    assert "belongs to no invariant that was found" in found(with_probes=True).broken[0].seen
+    offer(invariants={"a": "offered:ONE"}, probes={"ACME-1": "leaves:read"})
+    assert found().plugins and not found().broken  # nothing but a trainer needs the probe
+    assert "(group karat.probes)" in found(with_probes=True).broken[0].seen
 
 
 def test_where_the_lock_is(offer: Offer, tmp_path: Path) -> None:
@@ -127,6 +131,21 @@ def test_where_the_lock_is(offer: Offer, tmp_path: Path) -> None:
     assert second.lock == tmp_path / "offered.proofs.lock"
     assert standing.lock_path(first.invariant) == first.lock
     assert {standing.lock_path(i) for i in BUILT_IN} == {standing.LOCK}
+
+
+def test_verify_proves_the_rest_beside_a_broken_one(
+    offer: Offer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("karat.proofs.verify.invariants", lambda: (template.INVARIANT,))
+    command = ["--no-lock", "--jobs", "1", "--out", str(tmp_path / "out")]
+    offer(invariants={})
+    assert verify.main(command) == 0
+    capsys.readouterr()
+    offer(invariants={"bad": "leaves:ONE"})
+    assert verify.main(command) == 2
+    out, err = capsys.readouterr()
+    assert "1 obligations: 1 proved" in out and "left out: the entry point bad = leaves:ONE" in err
+    assert verify.main(["--only", "INV-2", "--only", "nothing", *command]) == 2
 
 
 def proved(invariant: Any) -> list[Any]:
