@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
-from importlib import metadata
 
 from karat.core.errors import KaratError
 from karat.core.invariant import Invariant
+from karat.invariants import template
 from karat.invariants.inv02_asha_threshold import INVARIANT as ASHA_THRESHOLD
 from karat.invariants.inv03_gf16_safe_domain import INVARIANT as GF16_SAFE_DOMAIN
 from karat.invariants.inv04_nca_entropy_band import INVARIANT as NCA_ENTROPY_BAND
 from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
+from karat.invariants.plugins import Found, discover
 
 BUILT_IN: tuple[Invariant, ...] = (
     ASHA_THRESHOLD,
@@ -23,24 +25,16 @@ BUILT_IN: tuple[Invariant, ...] = (
 )
 
 
-def plugged_in() -> tuple[Invariant, ...]:
-    """The invariants that other installed packages offer under the entry point `karat.invariants`."""
-    found = []
-    for entry in sorted(metadata.entry_points(group="karat.invariants"), key=lambda e: e.name):
-        item = entry.load()
-        if not isinstance(item, Invariant):
-            raise KaratError(
-                f"the entry point {entry.name} = {entry.value} is a {type(item).__name__}",
-                required="an Invariant",
-                next_step=f"mend or uninstall the package {entry.dist.name if entry.dist else '(unknown)'}",
-            )
-        found.append(item)
-    return tuple(found)
+@functools.cache
+def found(with_probes: bool = False) -> Found:
+    """The invariants that other installed packages offer, and why the broken ones cannot be used; looked up once."""
+    ours = (*BUILT_IN, template.INVARIANT)
+    return discover((name for i in ours for name in (i.id, i.slug, *(o.id for o in i.obligations))), with_probes)
 
 
 def catalogue() -> tuple[Invariant, ...]:
-    """Every invariant: the built-in ones in order, then plug-ins. KaratError when an id or a slug occurs twice."""
-    return checked((*BUILT_IN, *plugged_in()))
+    """Every invariant: the built-in ones in order, then plug-ins; a broken one is left out, and `found` says why."""
+    return (*checked(BUILT_IN), *(plugin.invariant for plugin in found().plugins))
 
 
 def checked(invariants: Iterable[Invariant]) -> tuple[Invariant, ...]:
@@ -55,13 +49,14 @@ def checked(invariants: Iterable[Invariant]) -> tuple[Invariant, ...]:
 
 def find(name: str) -> Invariant:
     """The invariant with this id or slug, in any case; KaratError with the nearest names when there is none."""
-    known = {key: i for i in catalogue() for key in (i.id, i.slug)}
+    invariants, broken = catalogue(), found().broken
+    known = {key: i for i in invariants for key in (i.id, i.slug)}
     for key, invariant in known.items():
         if key.lower() == name.lower():
             return invariant
     near = difflib.get_close_matches(name.upper(), known, n=3) or difflib.get_close_matches(name.lower(), known, n=3)
     raise KaratError(
-        f"there is no invariant {name!r}",
-        required="an id or slug of the catalogue: " + ", ".join(i.id for i in catalogue()),
+        "; ".join((f"there is no invariant {name!r}", *(f"left out: {error.seen}" for error in broken))),
+        required="an id or slug of the catalogue: " + ", ".join(i.id for i in invariants),
         next_step=f"did you mean {' or '.join(near)}?" if near else "",
     )

@@ -19,7 +19,7 @@ from typing import Any
 from karat.core.evidence import Grade, MutantRecord, MutantState
 from karat.core.invariant import Invariant
 from karat.core.obligation import BitLaw, FloatLaw, Formula, Identity, Obligation
-from karat.core.provenance import OWN, definitions
+from karat.core.provenance import definitions
 from karat.proofs.engines import ENGINES
 from karat.proofs.equivalence import equivalent
 from karat.proofs.mutants import FORMULAS, Rebound, Source
@@ -122,7 +122,11 @@ def trials(
     for module, functions in targets(chosen).items():
         wanted = []
         for mutant in Source(sys.modules[module], functions).mutants:
-            names = {f"{module}.{f}" for f in functions} if mutant.of_module else {f"{OWN}{mutant.function}"}
+            names = (
+                {f"{module}.{f}" for f in functions}
+                if mutant.of_module
+                else {f"{module}.{mutant.function.rsplit('.', 1)[1]}"}
+            )
             wanted.append((mutant.place, tuple(o.id for o in obligations if names & reads[o.id])))
         groups += [Trial(module, functions, tuple(wanted[k : k + size])) for k in range(0, len(wanted), size)]
     return groups

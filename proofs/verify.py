@@ -38,10 +38,11 @@ from karat.core.report import (
     write_report,
     write_text,
 )
-from karat.invariants.catalogue import BUILT_IN, find
+from karat.invariants.catalogue import BUILT_IN, find, found
 from karat.invariants.standing import LOCK, fingerprints, guard_fingerprints
 from karat.proofs.cache import TOOLS, Cache, key_of, key_of_trial
 from karat.proofs.mutation import trials
+from karat.proofs.plugin_locks import write_plugin_locks
 from karat.proofs.reach import reach
 from karat.proofs.worker import decide_all, invariants, judge_all
 
@@ -53,11 +54,11 @@ def verify(
 ) -> tuple[list[Evidence], list[MutantRecord]]:
     """Decides the obligations, then judges the mutants of the functions that they are about; in the catalogue's order.
 
-    Mutants are judged only when every obligation is as expected: until then there is nothing to hold them against.
+    Mutants are judged of an invariant whose obligations are all as expected: until then there is nothing to hold against.
     """
     everything = invariants()
     keys = {o.id: key_of(o) for o in obligations}
-    found = {o.id: kept for o in obligations if (kept := cache.evidence(keys[o.id])) is not None}
+    decided = {o.id: kept for o in obligations if (kept := cache.evidence(keys[o.id])) is not None}
     columns = (
         TextColumn("{task.fields[what]:<8}"),
         BarColumn(),
@@ -66,16 +67,17 @@ def verify(
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", what="verify", total=len(obligations), completed=len(found))
-        for obligation, evidence in decide_all([o for o in obligations if o.id not in found], jobs):
-            found[obligation.id] = evidence
+        task = progress.add_task("", what="verify", total=len(obligations), completed=len(decided))
+        for obligation, evidence in decide_all([o for o in obligations if o.id not in decided], jobs):
+            decided[obligation.id] = evidence
             cache.keep_evidence(keys[obligation.id], evidence)
             progress.update(task, advance=1, description=obligation.id)
         progress.update(task, description="")
-        evidence_in_order = [found[obligation.id] for obligation in obligations]
-        if exit_code(evidence_in_order) != 0:
-            return evidence_in_order, []
-        groups = trials(chosen, everything, {id_: e.seconds for id_, e in found.items()})
+        evidence_in_order = [decided[obligation.id] for obligation in obligations]
+        missed = {e.invariant for e in evidence_in_order if not e.expected}
+        groups = trials(
+            [i for i in chosen if i.id not in missed], everything, {id_: e.seconds for id_, e in decided.items()}
+        )
         keys |= {o.id: key_of(o) for i in everything for o in i.obligations if o.id not in keys}
         trial_keys = {id(trial): key_of_trial(trial, keys) for trial in groups}
         judged = {id(t): kept for t in groups if (kept := cache.mutants(trial_keys[id(t)])) is not None}
@@ -163,7 +165,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="trainer verify", description=__doc__.split("\n\n")[0])
     top.add_argument(
-        "--only", action="append", metavar="INV-8", help="verify this invariant only (repeatable); writes no lock"
+        "--only",
+        action="append",
+        metavar="INV-8",
+        help="verify this invariant only (repeatable); writes no lock but a plug-in's own",
     )
     top.add_argument("--slow", action="store_true", help="also what takes minutes: obligations of the slow tier")
     top.add_argument("--json", action="store_true", help="print report.json instead of tables")
@@ -191,7 +196,8 @@ def _run(options: argparse.Namespace) -> int:
     obligations = [o for invariant in chosen for o in invariant.obligations if options.slow or not o.slow]
     cache = Cache(None if options.no_cache else options.out / "cache")
     evidence, mutants = verify(obligations, chosen, max(1, options.jobs), Console(stderr=True), cache)
-    code = exit_code(evidence, mutants)
+    broken = () if options.only else found().broken
+    code = exit_code(evidence, mutants) or (2 if broken else 0)
     tools = environment(TOOLS)
     reached = reach(evidence)
     report = VerificationReport(
@@ -206,7 +212,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     written = write_report(options.out / "report.json", report)
     write_text(options.out / "report.md", verification_markdown(report))
-    locked = _lock(options, evidence, mutants, code, tools)
+    locked = _lock(options, evidence, mutants, tools)
     if options.json:
         print((options.out / "report.json").read_text(encoding="utf-8"), end="")
         return code
@@ -218,21 +224,26 @@ def _run(options: argparse.Namespace) -> int:
     kept = sum(e.cached for e in evidence)
     told = f" ({kept} kept from before; --no-cache proves them anew)" if kept else ""
     console.print(f"\n{_summary(evidence)} in {report.seconds} s{told}; {locked}", highlight=False, soft_wrap=True)
+    if not options.no_lock:
+        for line in write_plugin_locks(found().plugins, evidence, {name: tools[name] for name in TOOLS}, options.out):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for error in broken:
+        print(f"verify: left out: {error}", file=sys.stderr)
     console.print(f"{options.out / 'report.md'}   digest {written[:16]}…", highlight=False, soft_wrap=True)
     return code
 
 
 def _lock(
-    options: argparse.Namespace,
-    evidence: Sequence[Evidence],
-    mutants: Sequence[MutantRecord],
-    code: int,
-    tools: dict[str, str],
+    options: argparse.Namespace, evidence: Sequence[Evidence], mutants: Sequence[MutantRecord], tools: dict[str, str]
 ) -> str:
+    plugged_in = {plugin.invariant.id for plugin in found().plugins}
     built_in = {i.id for i in BUILT_IN}
     if options.only or options.no_lock:
-        return "no lock written"
-    if code != 0:
+        return "karat's own lock not written"
+    own = [e for e in evidence if e.invariant not in plugged_in]
+    if (
+        exit_code(own, [m for m in mutants if not set(m.invariants) <= plugged_in]) != 0
+    ):  # a plug-in's failure is its own
         return f"{options.lock.name} left as it was"
     ours = [e for e in evidence if e.invariant in built_in]
     lock = lock_of(ours, mutants, _kept(options.lock), {name: tools[name] for name in TOOLS})

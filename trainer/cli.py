@@ -18,8 +18,8 @@ import rich.markdown
 from karat.core.errors import KaratError
 from karat.core.policy import Policy
 from karat.core.report import read_lock
-from karat.invariants.catalogue import catalogue, find
-from karat.invariants.standing import LOCK
+from karat.invariants.catalogue import catalogue, find, found
+from karat.invariants.standing import lock_path
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.explain import explain
@@ -108,8 +108,11 @@ def _explain(name: str | None) -> int:
     if name is None:
         for invariant in catalogue():
             print(f"{invariant.id:<8} {invariant.slug:<24} {invariant.statement}")
+        for error in found().broken:
+            print(f"left out: {error}", file=sys.stderr)
     else:
-        print(explain(find(name), read_lock(LOCK)), end="")
+        invariant = find(name)
+        print(explain(invariant, read_lock(lock_path(invariant))), end="")
     return HOLDS
 
 

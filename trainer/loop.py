@@ -24,6 +24,8 @@ from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.standing import cite
 from karat.trainer.evaluate import Interrupted, bits_per_byte
 from karat.trainer.objectives.training import Losses
+from karat.trainer.observables import View
+from karat.trainer.observables import readings as plugged_in
 from karat.trainer.session import Session
 
 PLANNED = 100_000
@@ -52,7 +54,9 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         if disturb is not None:
             disturb(step)
         losses, norm = _gradient(session, step)
-        margins = session.monitor.check(Phase.BEFORE_STEP, step, _readings(session, step, losses))
+        view = View(session.objective, session.optimizer, losses, step, norm)
+        readings = [*_readings(session, step, losses), *plugged_in(session.plugins, Phase.BEFORE_STEP, view)]
+        margins = session.monitor.check(Phase.BEFORE_STEP, step, readings)
         _demand_finite(session, step, losses, norm)
         session.optimizer.step()
         progress.step, progress.after_step_due = step + 1, True
@@ -69,7 +73,8 @@ def check_end(session: Session) -> None:
     with torch.no_grad():
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
     readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
-    session.monitor.check(Phase.FINISH, step, readings)
+    view = View(session.objective, session.optimizer, losses, step, None)
+    session.monitor.check(Phase.FINISH, step, [*readings, *plugged_in(session.plugins, Phase.FINISH, view)])
     _demand_finite(session, step, losses, 0.0)
 
 

@@ -13,10 +13,11 @@ from karat.core.provenance import code_revision, environment
 from karat.core.render_markdown import run_markdown
 from karat.core.report import RunReport, write_report, write_text
 from karat.invariants import inv03_gf16_safe_domain as inv03
-from karat.invariants.catalogue import catalogue
+from karat.invariants.catalogue import BUILT_IN, found
 from karat.invariants.runtime.monitor import NOT_EXERCISED
 from karat.invariants.standing import cite
 from karat.trainer.loop import certificate_breach
+from karat.trainer.observables import why_not
 from karat.trainer.session import Session
 
 PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
@@ -59,7 +60,10 @@ def build_report(
             "parameters": _count(session),
         },
         config=config.model_dump(mode="json"),
-        environment={**environment(PACKAGES), "threads": str(torch.get_num_threads())},
+        environment={
+            **environment((*PACKAGES, *(plugin.package for plugin in session.plugins))),
+            "threads": str(torch.get_num_threads()),
+        },
         revision=code_revision(Path(__file__).parents[1]),
         timing={"training and evaluation": round(session.elapsed(), 1)},
     )
@@ -112,9 +116,12 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
     on_duty = session.monitor.guards
     notes = [
         f"{invariant.id} {invariant.slug}: not on duty, this configuration has no such quantity"
-        for invariant in catalogue()
+        for invariant in BUILT_IN
         if invariant.id not in on_duty
     ]
+    notes += [f"{p.invariant.id} {p.invariant.slug} of the package {p.package}: not on duty, {why_not(p)}"
+              for p in found(with_probes=True).plugins if p.invariant.id not in on_duty]  # fmt: skip
+    notes += [f"left out: {error.seen}" for error in found(with_probes=True).broken]
     if session.progress.resumed_at:
         notes.append(
             f"the run was resumed at step {', '.join(map(str, session.progress.resumed_at))}; the tallies cover all of it"

@@ -16,10 +16,12 @@ from karat.core.report import ProofStatus
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
-from karat.invariants.catalogue import find
+from karat.invariants.catalogue import find, found
+from karat.invariants.plugins import Plugin, demand_sound
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Monitor
 from karat.invariants.standing import demand_current, standings
+from karat.trainer import observables
 from karat.trainer.checkpoint import (
     Checkpoint,
     capture_rng,
@@ -72,6 +74,8 @@ class Session:
     console: Console
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
+    plugins: tuple[Plugin, ...] = ()
+    """Those of other packages that are on duty; none when the policy is OFF."""
 
     @property
     def model(self) -> Transformer:
@@ -132,12 +136,21 @@ def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
     return [(find(name), parameters) for name, parameters in chosen]
 
 
+def plugins_on_duty() -> tuple[Plugin, ...]:
+    """The plug-ins whose quantities this trainer offers."""
+    return tuple(plugin for plugin in found(with_probes=True).plugins if observables.moments(plugin))
+
+
 def open_session(config: RunConfig, out: Path, console: Console) -> Session:
     """Loads the data, builds the model and puts the guards on duty. Under STRICT it demands current proofs first."""
-    guards = guards_of(config)
+    plugins, broken = plugins_on_duty(), found(with_probes=True).broken
+    guards = [*guards_of(config), *((plugin.invariant, plugin.invariant.parameters) for plugin in plugins)]
     proofs = standings(invariant for invariant, _ in guards)
     if config.policy is Policy.STRICT:
+        demand_sound(broken)
         demand_current(proofs)
+    for error in broken:
+        console.warn(f"left out: {error}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -174,18 +187,20 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         ledger=ledger,
         log=Ledger(out / "log.jsonl"),
         console=console,
+        plugins=plugins if config.policy is not Policy.OFF else (),
     )
 
 
 def take_up(session: Session, checkpoint: Checkpoint) -> None:
     """Restores a checkpoint into a freshly opened session, bit for bit. Errors when it belongs to another run."""
     require_same_config(checkpoint, session.config.digest, session.config.trajectory)
-    changed = [name for name, text in session.duty().items() if checkpoint.extra["duty"].get(name) != text]
+    now, then = session.duty(), checkpoint.extra["duty"]
+    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     if changed:
         raise CheckpointError(
             f"{', '.join(changed)}: not as declared when this run began, so its report would not be true of its first steps",
-            required="; ".join(f"{name}: {checkpoint.extra['duty'].get(name, 'not on duty')}" for name in changed),
-            next_step="leave config.toml as the run wrote it, or start a new run",
+            required="; ".join(f"{name}: {then.get(name, 'not on duty')}" for name in changed),
+            next_step="leave config.toml as the run wrote it and the same packages installed, or start a new run",
         )
     if checkpoint.extra["data"] != session.corpus.manifest.digest:
         raise DataError(
