@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify fuzz lint format bench
+.PHONY: help setup run test verify claims fuzz lint format bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: $(READY)  ## run the tests
 
 verify: $(READY)  ## prove the catalogue: 0 all shown, 1 refuted or violated, 2 cannot judge
 	$(BIN)/python -m karat.proofs.verify
+
+claims: $(READY)  ## decide every claim of the source documents and write docs/claims.md
+	$(BIN)/python -m karat.proofs.claims --write docs/claims.md
 
 fuzz: $(READY)  ## fuzz formulas and guards for longer
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 -m "not slow" tests/core tests/invariants
