@@ -90,7 +90,7 @@ def _root_of(v: Any) -> dict[str, Any]:
 
 
 def _sample_head(random: Random) -> dict[str, Any]:
-    root = random.choice([1, 2, 4, 8, Fraction(17, 2)])
+    root = Fraction(random.choice([2, 4, 8, 16, 17]), 2)
     names = ("q1", "q2", "k1", "k2", "gain")
     return {name: Fraction(random.randint(-99, 99), 10) for name in names} | {"root": root, "head_dim": root * root}
 

@@ -223,7 +223,7 @@ def _loss(v: Any, trial: int, rung: int) -> Any:
 
 
 def _race(v: Any, last_alive: Any) -> Any:
-    alive = last_alive([[_loss(v, t, r) for t in range(TRIALS)] for r in range(3)])
+    alive = last_alive(TRIALS, [[_loss(v, t, r) for t in range(TRIALS)] for r in range(3)])
     return [alive[0] == 0, len(alive) == 1]
 
 
@@ -237,7 +237,7 @@ def _best_at_the_end(v: Any) -> dict[str, Any]:
 
 
 def _crossing_race(v: Any, last_alive: Any) -> Any:
-    return last_alive([[_loss(v, t, r) for t in range(3)] for r in range(2)])[0] == 0
+    return last_alive(3, [[_loss(v, t, r) for t in range(3)] for r in range(2)])[0] == 0
 
 
 def _consistent_races(last_alive: Any) -> Checked:
@@ -250,7 +250,7 @@ def _consistent_races(last_alive: Any) -> Checked:
         races.append(([order, [x - 20 for x in order], [math.nan if x else 1.0 for x in order]], 1))
     races += [([order], 2) for order in orders]
     for rungs, left in races:
-        alive = last_alive(rungs)
+        alive = last_alive(len(rungs[0]), rungs)
         best = rungs[0].index(min(rungs[0]))
         expected = sorted(sorted(range(len(rungs[0])), key=lambda t: rungs[0][t])[:left])
         if alive != expected or best not in alive:
@@ -259,7 +259,7 @@ def _consistent_races(last_alive: Any) -> Checked:
     return Checked(cases)
 
 
-def _ranks_the_dropped_too(rungs: Sequence[Sequence[float]]) -> list[int]:
+def _ranks_the_dropped_too(trials: int, rungs: Sequence[Sequence[float]]) -> list[int]:
     """A race in which every rung ranks all trials again."""
     return halving.survivors(rungs[-1])
 

@@ -74,9 +74,9 @@ def survivors(losses: Sequence[Number]) -> list[int]:
     return [place for place in range(len(losses)) if rank(losses, place) < kept]
 
 
-def last_alive(rungs: Sequence[Sequence[Number]]) -> list[int]:
+def last_alive(trials: int, rungs: Sequence[Sequence[Number]]) -> list[int]:
     """The trials alive after every rung; rungs[r][t] is the loss of trial t at rung r, and only the alive ones are ranked."""
-    alive = list(range(len(rungs[0])))
+    alive = list(range(trials))
     for losses in rungs:
         alive = [alive[place] for place in survivors([losses[trial] for trial in alive])]
     return alive

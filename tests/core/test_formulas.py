@@ -94,7 +94,7 @@ def test_a_race_keeps_the_one_that_is_best_at_every_rung() -> None:
     early = [5.0, 4.0, 3.0, 9.0, 8.0, 7.0, math.nan, 6.0, 2.0]
     late = [1.0, 1.5, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.2]
     assert halving.survivors(early) == [1, 2, 8]
-    assert halving.last_alive([early, late]) == [8]  # the trials dropped first do not come back
+    assert halving.last_alive(9, [early, late]) == [8]  # the trials dropped first do not come back
 
 
 def test_misplaced_rungs() -> None:
