@@ -12,7 +12,10 @@ from karat.invariants import template
 from karat.invariants.inv02_asha_threshold import INVARIANT as ASHA_THRESHOLD
 from karat.invariants.inv03_gf16_safe_domain import INVARIANT as GF16_SAFE_DOMAIN
 from karat.invariants.inv04_nca_entropy_band import INVARIANT as NCA_ENTROPY_BAND
+from karat.invariants.inv05_lucas_closure import INVARIANT as LUCAS_CLOSURE
 from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
+from karat.invariants.inv09_qk_gain import INVARIANT as QK_GAIN
+from karat.invariants.inv10_asha_rungs import INVARIANT as ASHA_RUNGS
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
 from karat.invariants.plugins import Found, discover
 
@@ -20,7 +23,10 @@ BUILT_IN: tuple[Invariant, ...] = (
     ASHA_THRESHOLD,
     GF16_SAFE_DOMAIN,
     NCA_ENTROPY_BAND,
+    LUCAS_CLOSURE,
     LR_BAND,
+    QK_GAIN,
+    ASHA_RUNGS,
     MHC_DOUBLY_STOCHASTIC,
 )
 

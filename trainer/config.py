@@ -19,7 +19,14 @@ from karat.core.errors import ConfigError
 from karat.core.formulas import halving, schedule
 from karat.core.policy import Policy
 from karat.core.provenance import digest
-from karat.invariants import inv02_asha_threshold, inv04_nca_entropy_band, inv08_lr_band
+from karat.invariants import (
+    inv02_asha_threshold,
+    inv04_nca_entropy_band,
+    inv05_lucas_closure,
+    inv08_lr_band,
+    inv09_qk_gain,
+    inv10_asha_rungs,
+)
 from karat.invariants.inv02_asha_threshold import as_written
 from karat.trainer.models.config import ModelConfig
 
@@ -103,6 +110,12 @@ class LrBandConfig(_Section):
     k: int = Field(default=1, ge=1, le=64)
 
 
+class QkConfig(_Section):
+    """The declared gain of the attention scores, phi^power; INV-9 holds `model.qk_gain` and the scores to it."""
+
+    power: int = Field(default=2, ge=-inv09_qk_gain.POWERS, le=inv09_qk_gain.POWERS)
+
+
 class EntropyBandConfig(_Section):
     """The band of INV-4 in nats, meant as the decimals that were written."""
 
@@ -153,6 +166,7 @@ class RunConfig(_Section):
     optim: OptimConfig = OptimConfig()
     asha: AshaConfig = AshaConfig()
     lr_band: LrBandConfig = LrBandConfig()
+    qk: QkConfig = QkConfig()
     entropy_band: EntropyBandConfig = EntropyBandConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -184,6 +198,19 @@ class RunConfig(_Section):
         return inv08_lr_band.Band(self.lr_band.n, self.lr_band.k)
 
     @property
+    def closure(self) -> inv05_lucas_closure.Closure | None:
+        """The even golden power that the gain is declared and configured to be, for INV-5; None when it is none."""
+        m, odd = divmod(self.qk.power, 2)
+        if odd or not inv05_lucas_closure.closes(self.model.qk_gain, m):
+            return None
+        return inv05_lucas_closure.Closure(m)
+
+    @property
+    def gain(self) -> inv09_qk_gain.GoldenGain:
+        """The declared golden gain of the attention scores, for INV-9."""
+        return inv09_qk_gain.GoldenGain(self.qk.power)
+
+    @property
     def entropy(self) -> inv04_nca_entropy_band.EntropyBand:
         """The exact band of the grid's entropy in nats, for INV-4."""
         band = self.entropy_band
@@ -193,6 +220,11 @@ class RunConfig(_Section):
     def rungs(self) -> tuple[int, ...]:
         """The steps after which a trial is judged: r0·3^k, those before the end."""
         return halving.rung_steps(_resolved(self.asha.r0, "asha.r0"), self.steps)
+
+    @property
+    def declared_rungs(self) -> inv10_asha_rungs.Rungs:
+        """The first rung and the end of the run, for INV-10, which makes the rungs of them itself."""
+        return inv10_asha_rungs.Rungs(_resolved(self.asha.r0, "asha.r0"), self.steps)
 
     @property
     def warmup(self) -> int:

@@ -73,6 +73,7 @@ def check_end(session: Session) -> None:
     with torch.no_grad():
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
     readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
+    readings.append(probes.rungs_held(_rungs_held(session), step))
     view = View(session.objective, session.optimizer, losses, step, None)
     session.monitor.check(Phase.FINISH, step, [*readings, *plugged_in(session.plugins, Phase.FINISH, view)])
     _demand_finite(session, step, losses, 0.0)
@@ -113,14 +114,19 @@ def planned_steps(steps: int) -> Iterable[int]:
 
 
 def _check_start(session: Session) -> None:
-    """The guards before the first step: the whole planned schedule, and the certificate as declared."""
+    """The guards before the first step: the planned schedule and rungs, the gain, and the certificate as declared."""
     config = session.config
     planned = [(config.schedule(step), config.plateau(step)) for step in planned_steps(config.steps)]
     certificate = config.certificate
     session.monitor.check(
         Phase.START,
         0,
-        [probes.prune_certificate(float(certificate.target), certificate), probes.schedule_peak(planned, session.band)],
+        [
+            probes.prune_certificate(float(certificate.target), certificate),
+            probes.closing_gain(session.model.gains(), config.closure),
+            probes.schedule_peak(planned, session.band),
+            probes.rungs_held(config.rungs, config.steps),
+        ],
     )
 
 
@@ -149,7 +155,9 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     """What the guards look at before a step."""
     if session.config.policy is Policy.OFF:
         return []
-    readings = [probes.learning_rate(session.optimizer, session.config.plateau(step), session.band)]
+    config = session.config
+    readings = [probes.learning_rate(session.optimizer, config.plateau(step), session.band)]
+    readings.append(probes.closing_gain(session.model.gains(), config.closure))
     rounded = [weight for _, weight in session.model.gf16_parameters()]
     if rounded:
         readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
@@ -157,6 +165,7 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
         return readings  # a grid or a mixture of NaN would name the wrong cause
     if losses.nca is not None:
         readings.append(probes.nca_entropy(losses.nca.hard_counts))
+    readings.append(probes.attention_scores(session.model.gains(), session.model.attention_samples(), config.gain))
     output = losses.output
     if output.mixing_SNN is not None and output.stream_spread is not None:
         readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))
@@ -209,7 +218,16 @@ def _rung(session: Session, go_on: Callable[[], bool]) -> None:
         f"rung {step}: {loss:.4f} bits per byte, should_prune says "
         f"{'prune (recorded; the run goes on to test it)' if prune else 'keep'}"
     )
-    session.monitor.check(Phase.RUNG, step, [probes.prune_certificate(loss, config.certificate)])
+    session.monitor.check(
+        Phase.RUNG,
+        step,
+        [probes.prune_certificate(loss, config.certificate), probes.rungs_held(_rungs_held(session), step)],
+    )
+
+
+def _rungs_held(session: Session) -> list[int]:
+    """The steps at which a rung was really held so far."""
+    return [rung["step"] for rung in session.progress.rungs]
 
 
 def _void_certificate(session: Session, final: float, breach: str) -> None:

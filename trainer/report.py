@@ -17,6 +17,7 @@ from karat.invariants.catalogue import BUILT_IN, found
 from karat.invariants.runtime.monitor import NOT_EXERCISED
 from karat.invariants.standing import cite
 from karat.trainer.loop import certificate_breach
+from karat.trainer.models.attention import SAMPLED
 from karat.trainer.observables import why_not
 from karat.trainer.session import Session
 
@@ -89,8 +90,18 @@ def _note(session: Session, invariant: str) -> str:
     if invariant == "INV-2":
         count = len(session.progress.rungs)
         return f"{count} rung{'' if count == 1 else 's'} consulted"
+    if invariant == "INV-10":
+        return (
+            f"{len(session.progress.rungs)} held, judged where they are and at both ends of the run; one trial of one"
+        )
+    if invariant == "INV-9":
+        return f"{_how_often(session, invariant)}; every layer and head, at the first {SAMPLED} positions of a sequence"
     if invariant == "INV-3" and session.config.model.d_model < inv03.POLICY_D_MODEL:
         return f"policy d_model >= {inv03.POLICY_D_MODEL} is not met; nothing proves that policy"
+    return _how_often(session, invariant)
+
+
+def _how_often(session: Session, invariant: str) -> str:
     checks, steps = session.monitor.guards[invariant].checks, session.progress.step
     return "every step" if checks >= steps else f"only {checks} checks in {steps} steps"
 

@@ -130,7 +130,11 @@ def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
         chosen.append(("INV-3", inv03.DEFAULT))
     if config.model.nca:
         chosen.append(("INV-4", config.entropy))
+    if config.closure is not None:
+        chosen.append(("INV-5", config.closure))
     chosen.append(("INV-8", config.band))
+    chosen.append(("INV-9", config.gain))
+    chosen.append(("INV-10", config.declared_rungs))
     if config.model.streams > 1:
         chosen.append(("INV-11", inv11.DEFAULT))
     return [(find(name), parameters) for name, parameters in chosen]
