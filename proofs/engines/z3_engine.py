@@ -16,7 +16,7 @@ import z3
 
 from karat.core.evidence import Counterexample, Grade
 from karat.core.obligation import FloatLaw, Formula
-from karat.proofs import discipline
+from karat.proofs import discipline, queries
 from karat.proofs.evaluate import model_value
 from karat.proofs.exploration import (
     Exploration,
@@ -45,20 +45,22 @@ def resource_count(solver: Any) -> int:
 
 
 class Budget:
-    """Runs queries under the limit and notes the most that one of them used."""
+    """Runs queries under the limit, `times` RLIMIT, and notes the most that one of them used."""
 
-    def __init__(self, logic: str | None) -> None:
-        self.logic, self.used, self._total = logic, 0, 0
+    def __init__(self, logic: str | None, times: int = 1) -> None:
+        self.logic, self.times, self.used, self._total = logic, times, 0, 0
 
-    def check(self, *assertions: Any) -> tuple[str, Any]:
-        """("sat" | "unsat" | "unknown", model or None)."""
+    def check(self, *assertions: Any, purpose: str | None = None) -> tuple[str, Any]:
+        """("sat" | "unsat" | "unknown", model or None). Noted for a second solver when queries are recorded."""
         solver = z3.SolverFor(self.logic) if self.logic else z3.Solver()
-        solver.set("rlimit", RLIMIT)
+        solver.set("rlimit", self.times * RLIMIT)
         solver.add(*assertions)
         result = str(solver.check())
         total = resource_count(solver)
         self.used, self._total = max(self.used, total - self._total), total
-        return result, (solver.model() if result == "sat" else None)
+        model = solver.model() if result == "sat" else None
+        queries.note(assertions, result, model, purpose)
+        return result, model
 
 
 def prove_formula(obligation: Formula) -> Outcome:
@@ -128,7 +130,7 @@ def _witness(result: str, model: Any, terms: dict[str, Any]) -> str:
 
 
 def _complete(exploration: Exploration, budget: Budget) -> bool:
-    if len(exploration.paths) == 1:
+    if not any(path.condition for path in exploration.paths):
         return True
     some = z3.Or(*[z3.And(*path.condition) for path in exploration.paths])
     return budget.check(*exploration.hypotheses.values(), *exploration.axioms, z3.Not(some))[0] == "unsat"
