@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 import z3
 from rich.console import Console
 
-from karat.core.obligation import FloatLaw, Obligation
+from karat.core.evidence import Grade
+from karat.core.obligation import FloatLaw, Formula, Obligation
 from karat.proofs import cvc5_solver, second_opinion
+from karat.proofs import queries as queries_module
 from karat.proofs.cvc5_solver import Answer, Solver
 from karat.proofs.engines.z3_engine import Budget
-from karat.proofs.queries import Query, query, recording
+from karat.proofs.queries import Query, query, recording, smtlib
 from karat.proofs.second_opinion import (
     AGREED,
     DISAGREED,
@@ -84,10 +87,12 @@ def test_a_contradiction_is_an_error(real: dict[str, list[Query]], tmp_path: Pat
         assert exit_code([opinion]) == 2 and "1 disagreed" in summary([opinion])
 
 
-def test_a_text_that_says_something_else_is_refused() -> None:
+def test_a_text_that_says_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = query("goal", [x * x < 0], "unsat")
     assert honest.faithful and verdict(honest, Answer("unsat", "", 0)) == AGREED
-    assert verdict(honest.model_copy(update={"faithful": False}), Answer("unsat", "", 0)) == REFUSED
+    monkeypatch.setattr(queries_module, "smtlib", lambda _: smtlib([x * x < -1]))
+    wrong = query("goal", [x * x < 0], "unsat")
+    assert not wrong.faithful and verdict(wrong, Answer("unsat", "", 0)) == REFUSED
 
 
 def test_a_text_that_cvc5_cannot_read_is_refused(tmp_path: Path) -> None:
@@ -180,6 +185,18 @@ def test_every_query_of_a_budget_is_recorded_and_nothing_outside() -> None:
     assert queries[2].purpose == "divisor"
     Budget(None).check(x > 1)
     assert len(queries) == 3
+
+
+def test_completeness_is_asked_when_only_one_path_is_left() -> None:
+    def beyond(x: Any) -> Any:
+        return x * 0 if x > 2 else x
+
+    law = Formula("INV-8.test", "", (beyond,), variables={"x": "real"}, given=lambda v: {"x <= 1": v.x <= 1},
+                  show=lambda v, f: f(v.x) == v.x, sample=lambda r: {"x": Fraction(1, 2)})  # fmt: skip
+    with recording() as queries:
+        evidence = decide(law)
+    assert evidence.grade is Grade.PROVED and evidence.checks["paths"] == "1, complete"
+    assert [q.answer for q in queries if q.purpose == "completeness"] == ["unsat"]
 
 
 def test_names_of_arbitrary_results_do_not_depend_on_the_process() -> None:
