@@ -21,12 +21,14 @@ import cvc5
 GRACE_SECONDS = 2.0
 """How long the watchdog waits after the solver's own limit."""
 
+COVERINGS = {"nl-cov": "true"}
 STRATEGIES: dict[str, dict[str, str]] = {
     "as it comes": {},
-    "coverings": {"nl-cov": "true"},
+    "coverings": COVERINGS,
+    "intervals": {"nl-icp": "true"},
     "other branching": {"decision": "internal", "arith-brab": "false"},
 }
-"""Ways of searching, by name: linearization, cylindrical coverings (real witnesses), another order of decisions."""
+"""Ways of searching, by name: linearization, cylindrical coverings (real witnesses), interval propagation, another order."""
 
 _FORMATS = re.compile(r"\(_ (?:to_fp|FloatingPoint|NaN|[+-]oo|[+-]zero) (\d+) (\d+)\)")
 _SUPPORTED = {("8", "24"), ("11", "53")}
@@ -105,7 +107,7 @@ class Solver:
         ways = [(name, text, options) for name, options in STRATEGIES.items()]
         if witness:
             given = "".join(f"(assert {line})\n" for line in witness)
-            ways.append(("at Z3's witness", text.replace("(check-sat)", given + "(check-sat)"), {}))
+            ways.append(("at Z3's witness", text.replace("(check-sat)", given + "(check-sat)"), COVERINGS))
         start = time.perf_counter()
         failures = []
         for name, script, options in ways:

@@ -117,7 +117,7 @@ def test_a_query_that_takes_too_long_is_no_opinion(tmp_path: Path) -> None:
 
 
 def test_the_watchdog_ends_what_the_solvers_own_limit_does_not(tmp_path: Path) -> None:
-    with Solver(600, grace=-199.5) as solver:  # the limit never comes, the watchdog does after half a second
+    with Solver(600, grace=-149.5) as solver:  # the limit never comes, the watchdog does after half a second
         opinion = replay(obligation("INV-2.nan"), [factoring("unsat")], solver, tmp_path)
     assert opinion.replays[0].verdict == NONE and "watchdog" in opinion.replays[0].how
 
