@@ -6,6 +6,8 @@ from typing import Any
 
 import z3
 
+from karat.proofs import queries
+
 RLIMIT = 40_000_000
 """Resource units per query: about ten times the most that any query of the catalogue needs."""
 
@@ -16,17 +18,19 @@ def resource_count(solver: Any) -> int:
 
 
 class Budget:
-    """Runs queries under the limit and notes the most that one of them used."""
+    """Runs queries under the limit, `times` RLIMIT, and notes the most that one of them used."""
 
-    def __init__(self, logic: str | None) -> None:
-        self.logic, self.used, self._total = logic, 0, 0
+    def __init__(self, logic: str | None, times: int = 1) -> None:
+        self.logic, self.times, self.used, self._total = logic, times, 0, 0
 
-    def check(self, *assertions: Any) -> tuple[str, Any]:
-        """("sat" | "unsat" | "unknown", model or None)."""
+    def check(self, *assertions: Any, purpose: str | None = None) -> tuple[str, Any]:
+        """("sat" | "unsat" | "unknown", model or None). Noted for a second solver when queries are recorded."""
         solver = z3.SolverFor(self.logic) if self.logic else z3.Solver()
-        solver.set("rlimit", RLIMIT)
+        solver.set("rlimit", self.times * RLIMIT)
         solver.add(*assertions)
         result = str(solver.check())
         total = resource_count(solver)
         self.used, self._total = max(self.used, total - self._total), total
-        return result, (solver.model() if result == "sat" else None)
+        model = solver.model() if result == "sat" else None
+        queries.note(assertions, result, model, purpose)
+        return result, model

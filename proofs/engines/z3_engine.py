@@ -112,7 +112,7 @@ def _witness(result: str, model: Any, terms: dict[str, Any]) -> str:
 
 
 def _complete(exploration: Exploration, budget: Budget) -> bool:
-    if len(exploration.paths) == 1:
+    if not any(path.condition for path in exploration.paths):
         return True
     some = z3.Or(*[z3.And(*path.condition) for path in exploration.paths])
     return budget.check(*exploration.hypotheses.values(), *exploration.axioms, z3.Not(some))[0] == "unsat"
