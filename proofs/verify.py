@@ -80,7 +80,7 @@ def verify(
         )
         keys |= {o.id: key_of(o) for i in everything for o in i.obligations if o.id not in keys}
         trial_keys = {id(trial): key_of_trial(trial, keys) for trial in groups}
-        judged = {id(t): kept for t in groups if (kept := cache.mutants(trial_keys[id(t)])) is not None}
+        judged = {id(t): known for t in groups if (known := cache.mutants(trial_keys[id(t)])) is not None}
         total = sum(len(trial.mutants) for trial in groups)
         done = sum(len(records) for records in judged.values())
         task = progress.add_task("", what="mutants", total=total, completed=done)

@@ -24,6 +24,7 @@ from karat.proofs.exploration import (
     Exploration,
     Failure,
     Outcome,
+    OutsideHypotheses,
     compare_with_floats,
     compare_with_paths,
     explore,
@@ -58,12 +59,15 @@ def _prove(
         raise ValueError(f"{', '.join(reserved)}: a name that the carriers use, or that is none")
     checks: dict[str, str] = {}
     points = samples(obligation)
+    outside: OutsideHypotheses | None = None
     if not obligation.must_fail:
         try:
             for point in points:
                 run_on_numbers(obligation, point)
         except Failure as failure:
             return Outcome(Grade.REFUTED, "fails on a sample", failure.counterexample, checks)
+        except OutsideHypotheses as error:
+            outside = error
     v = SimpleNamespace(**{name: carrier(term) for name, term in terms.items()}, ops=ops)
     exploration = explore(obligation, v, obligation.about)
     assumes = tuple(exploration.explorer.assumed)
@@ -72,7 +76,10 @@ def _prove(
     checks["hypotheses satisfiable"] = _witness(satisfiable, witness, terms)
     if satisfiable != "sat":
         grade = Grade.VACUOUS if satisfiable == "unsat" else Grade.UNKNOWN
-        return Outcome(grade, f"hypotheses {satisfiable}", None, checks, assumes, budget.used)
+        detail = "the hypotheses contradict each other" if satisfiable == "unsat" else "hypotheses undecided"
+        return Outcome(grade, detail, None, checks, assumes, budget.used)
+    if outside is not None:
+        raise outside
 
     checks["paths"] = f"{len(exploration.paths)}, complete" if _complete(exploration, budget) else "not shown complete"
     if "complete" not in checks["paths"] or checks["paths"].startswith("not"):
