@@ -11,6 +11,7 @@ from karat.core.invariant import Invariant
 from karat.invariants.inv02_asha_threshold import INVARIANT as ASHA_THRESHOLD
 from karat.invariants.inv03_gf16_safe_domain import INVARIANT as GF16_SAFE_DOMAIN
 from karat.invariants.inv04_nca_entropy_band import INVARIANT as NCA_ENTROPY_BAND
+from karat.invariants.inv07_victory_gate import INVARIANT as VICTORY_GATE
 from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
 
@@ -18,6 +19,7 @@ BUILT_IN: tuple[Invariant, ...] = (
     ASHA_THRESHOLD,
     GF16_SAFE_DOMAIN,
     NCA_ENTROPY_BAND,
+    VICTORY_GATE,
     LR_BAND,
     MHC_DOUBLY_STOCHASTIC,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from karat.core.errors import KaratError
 from karat.core.provenance import code_revision, environment
 from karat.core.render_markdown import run_markdown
-from karat.core.report import RunReport, write_report, write_text
+from karat.core.report import RunReport, digest_holds, write_report, write_text
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants.catalogue import catalogue
 from karat.invariants.runtime.monitor import NOT_EXERCISED
@@ -19,6 +22,7 @@ from karat.invariants.standing import cite
 from karat.trainer.loop import certificate_breach
 from karat.trainer.session import Session
 
+NOT_ON_DUTY = {"INV-7": "it judges several finished runs: trainer gate RUN RUN RUN"}
 PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
 
 
@@ -62,7 +66,27 @@ def build_report(
         environment={**environment(PACKAGES), "threads": str(torch.get_num_threads())},
         revision=code_revision(Path(__file__).parents[1]),
         timing={"training and evaluation": round(session.elapsed(), 1)},
+        weights=_weights(session) if bpb is not None else "",
     )
+
+
+def read_run_report(run: Path) -> tuple[RunReport, str]:
+    """(report, digest) of a run that ended; KaratError when there is none or its digest does not hold."""
+    path = run / "report.json"
+    if not path.is_file():
+        raise KaratError(f"{run} has no report", required="a run that ended", next_step=f"trainer resume {run}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        stated = data.pop("digest")
+        report = RunReport.model_validate(data)
+        holds = digest_holds({**data, "digest": stated})
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise KaratError(
+            f"{path} is not a run report: {str(error).splitlines()[0]}", required="the file as it was written"
+        ) from error
+    if not holds:
+        raise KaratError(f"{path} was altered: its digest is not that of its content", required=f"digest {stated}")
+    return report, str(stated)
 
 
 def write_run_report(session: Session, report: RunReport) -> str:
@@ -74,6 +98,15 @@ def write_run_report(session: Session, report: RunReport) -> str:
     digest = write_report(session.out / "report.json", report)
     write_text(session.out / "report.md", run_markdown(report, digest))
     return digest
+
+
+def _weights(session: Session) -> str:
+    """The SHA-256 of the model's tensors, name by name: equal for two runs that ended with equal weights."""
+    content = hashlib.sha256()
+    for name, tensor in session.model.state_dict().items():
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
 
 
 def _count(session: Session) -> int:
@@ -111,7 +144,7 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
     """What this report does not show, said outright."""
     on_duty = session.monitor.guards
     notes = [
-        f"{invariant.id} {invariant.slug}: not on duty, this configuration has no such quantity"
+        f"{invariant.id} {invariant.slug}: not on duty, {NOT_ON_DUTY.get(invariant.id, 'this configuration has no such quantity')}"
         for invariant in catalogue()
         if invariant.id not in on_duty
     ]

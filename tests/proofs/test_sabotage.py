@@ -13,7 +13,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 from karat.core.evidence import Grade
-from karat.core.formulas import anchors, birkhoff, entropy, gf16, halving, schedule
+from karat.core.formulas import anchors, birkhoff, entropy, gf16, halving, schedule, victory
 from karat.core.obligation import Obligation
 from karat.proofs.worker import decide, invariants
 
@@ -61,6 +61,15 @@ SABOTAGES = [
     (birkhoff, "row[k] * b[k][j] for k in range(n)", "row[k] * b[k][j] for k in range(n - 1)", "INV-11.product-3"),
     (birkhoff, "row[k] * b[k][j]", "row[k] * b[j][k]", "INV-11.norm-2"),
     (birkhoff, "rows[i][j] / sums[j]", "rows[i][j]", "INV-11.sinkhorn-columns"),
+    (victory, "doubt * doubt * spread", "doubt * spread", "INV-7.significance"),
+    (victory, "4 * alpha * (1 - alpha)", "2 * alpha * (1 - alpha)", "INV-7.significance"),
+    (victory, "ahead * ops.absolute(ahead)", "ahead * ahead", "INV-7.significance"),
+    (victory, "1 - 2 * alpha", "1 - alpha", "INV-7.significance"),
+    (victory, "(spread > 0) & (distance != 0)", "(spread >= 0) & (distance != 0)", "INV-7.margin"),
+    (victory, "(spread > 0) & (distance != 0)", "spread > 0", "INV-7.margin"),
+    (victory, "3 * target - (a + b + c)", "3 * target - (a + b)", "INV-7.statistic"),
+    (victory, "(c - a) * (c - a)", "(c - a)", "INV-7.statistic"),
+    (victory, "(1 + t * scale) * HALF", "(1 + t * scale)", "INV-7.density"),
 ]  # fmt: skip
 
 

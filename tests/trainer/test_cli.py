@@ -63,7 +63,7 @@ def test_plain_models_have_fewer_guards_and_say_so(tiny: Trainer, tmp_path: Path
     assert tiny("model.streams=1", "model.gf16=false", "model.nca=false") == 0
     data = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [g["invariant"] for g in data["guards"]] == ["INV-2", "INV-8"]
-    assert sum("not on duty" in note for note in data["notes"]) == 3
+    assert sum("not on duty" in note for note in data["notes"]) == 4
 
 
 def test_the_rate_out_of_band_ends_1_and_cites_inv_8(tiny: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
