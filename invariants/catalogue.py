@@ -8,17 +8,21 @@ from importlib import metadata
 
 from karat.core.errors import KaratError
 from karat.core.invariant import Invariant
+from karat.invariants.inv01_descent import INVARIANT as DESCENT
 from karat.invariants.inv02_asha_threshold import INVARIANT as ASHA_THRESHOLD
 from karat.invariants.inv03_gf16_safe_domain import INVARIANT as GF16_SAFE_DOMAIN
 from karat.invariants.inv04_nca_entropy_band import INVARIANT as NCA_ENTROPY_BAND
+from karat.invariants.inv06_ema_decay import INVARIANT as EMA_DECAY
 from karat.invariants.inv07_victory_gate import INVARIANT as VICTORY_GATE
 from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
 
 BUILT_IN: tuple[Invariant, ...] = (
+    DESCENT,
     ASHA_THRESHOLD,
     GF16_SAFE_DOMAIN,
     NCA_ENTROPY_BAND,
+    EMA_DECAY,
     VICTORY_GATE,
     LR_BAND,
     MHC_DOUBLY_STOCHASTIC,

@@ -189,7 +189,7 @@ def decimals(*runs: str) -> list[Fraction]:
 
 
 def _is_met(runs: Any) -> bool:
-    return margin({"runs": decimals(*runs)}, DEFAULT) >= 0
+    return bool(margin({"runs": decimals(*runs)}, DEFAULT) >= 0)
 
 
 def _lower_mean_loses(lower: Any) -> bool:
@@ -201,13 +201,13 @@ def _lower_mean_loses(lower: Any) -> bool:
 def _agrees_with_floats(value: Any, distance: Any) -> bool:
     """The exact decision against a t-test in floating point by the definitions, where the two are not a hair apart."""
     runs, target, alpha = value
-    exact = distance({"runs": [Fraction(run) for run in runs]}, Gate(Fraction(target), Fraction(alpha))) >= 0
+    exact = bool(distance({"runs": [Fraction(run) for run in runs]}, Gate(Fraction(target), Fraction(alpha))) >= 0)
     deviation = statistics.stdev(runs)
-    if deviation < 1e-6:
-        return exact or not exact
+    if deviation == 0:
+        return not exact
     t = (statistics.fmean(runs) - target) / (deviation / math.sqrt(3))
     p = 0.5 + t / (2 * math.sqrt(2 + t * t))
-    return abs(p - alpha) < 1e-9 or bool(exact) == (p < alpha)
+    return abs(p - alpha) < 1e-9 or exact == (p < alpha)
 
 
 def _two_sided(values: Mapping[str, Any], gate: Gate, ops: Ops = FLOAT) -> Number:
@@ -226,9 +226,10 @@ OBLIGATIONS: tuple[Obligation, ...] = (
              "of freedom; it rises from 0 to 1", (victory.lower_tail,), show=_density),
     Identity("INV-7.statistic", "lead = 3 (target - mean) and scatter = 6 s^2 with the sample variance s^2, so that "
              "t^2 = 3 (mean - target)^2 / s^2 = 2 lead^2 / scatter", _PAIR, show=_definitions),
-    Formula("INV-7.significance", "significance is 4 alpha (1 - alpha) lead |lead| - (1 - 2 alpha)^2 scatter, everywhere", (victory.significance,),
-            variables=ABSTRACT, show=_pointwise, sample=_sample_abstract),
-    Formula("INV-7.exact", "the significance is positive iff P(T <= t) < alpha: the rational comparison is the t-test", (victory.significance, victory.lower_tail),
+    Formula("INV-7.significance", "significance is 4 alpha (1 - alpha) lead |lead| - (1 - 2 alpha)^2 scatter, everywhere",
+            (victory.significance,), variables=ABSTRACT, show=_pointwise, sample=_sample_abstract),
+    Formula("INV-7.exact", "the significance is positive iff P(T <= t) < alpha: the rational comparison is the t-test",
+            (victory.significance, victory.lower_tail),
             variables={"lead": "real", "scatter": "real", "alpha": "real", "t": "real", "scale": "real"},
             given=_student, show=_decides, sample=_sample_student),
     Formula("INV-7.margin", "the guard's margin is the significance of the three runs, and -1 where they are equal or p = alpha",

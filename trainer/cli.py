@@ -48,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     shown = commands.add_parser("report", help="print the report of a run")
     shown.add_argument("run", type=Path, nargs="?", metavar="RUN", help="default: the newest in runs/")
     gate = commands.add_parser("gate", help="are three runs below a target, by a t-test? VICTORY or NOT MET")
-    gate.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="finished runs that differ in their seeds alone")
+    gate.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="finished runs that differ in their seeds alone"
+    )
     gate.add_argument("--target", default="1.5", metavar="BPB", help="the loss to be below (default: 1.5)")
     gate.add_argument("--alpha", default="0.01", metavar="P", help="the level of the test (default: 0.01)")
     gate.add_argument("--json", action="store_true", help="the verdict as JSON on standard output")

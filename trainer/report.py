@@ -22,12 +22,20 @@ from karat.invariants.standing import cite
 from karat.trainer.loop import certificate_breach
 from karat.trainer.session import Session
 
-NOT_ON_DUTY = {"INV-7": "it judges several finished runs: trainer gate RUN RUN RUN"}
+NOT_ON_DUTY = {
+    "INV-1": "the run is shorter than three of its windows",
+    "INV-7": "it judges several finished runs: trainer gate RUN RUN RUN",
+}
 PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
 
 
 def build_report(
-    session: Session, outcome: str, exit_code: int, bpb: float | None, baseline: float | None
+    session: Session,
+    outcome: str,
+    exit_code: int,
+    bpb: float | None,
+    baseline: float | None,
+    averaged: float | None = None,
 ) -> RunReport:
     """The record of a run, however it ended."""
     config, progress, manifest = session.config, session.progress, session.corpus.manifest
@@ -67,6 +75,7 @@ def build_report(
         revision=code_revision(Path(__file__).parents[1]),
         timing={"training and evaluation": round(session.elapsed(), 1)},
         weights=_weights(session) if bpb is not None else "",
+        averaged_bpb=averaged if averaged is not None and math.isfinite(averaged) else None,
     )
 
 
@@ -120,6 +129,9 @@ def _note(session: Session, invariant: str) -> str:
         return f"{count} rung{'' if count == 1 else 's'} consulted"
     if invariant == "INV-3" and session.config.model.d_model < inv03.POLICY_D_MODEL:
         return f"policy d_model >= {inv03.POLICY_D_MODEL} is not met; nothing proves that policy"
+    if invariant == "INV-1":
+        window = session.config.descent.window
+        return f"statistical; every step from {2 * window if window else 0} on"
     checks, steps = session.monitor.guards[invariant].checks, session.progress.step
     return "every step" if checks >= steps else f"only {checks} checks in {steps} steps"
 
@@ -144,7 +156,13 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
     """What this report does not show, said outright."""
     on_duty = session.monitor.guards
     notes = [
-        f"{invariant.id} {invariant.slug}: not on duty, {NOT_ON_DUTY.get(invariant.id, 'this configuration has no such quantity')}"
+        f"{invariant.id} {invariant.slug}: not on duty, "
+        + NOT_ON_DUTY.get(invariant.id, "this configuration has no such quantity")
+        + (
+            f" ({session.config.steps} steps, {session.config.descent.window} in a window)"
+            if invariant.id == "INV-1"
+            else ""
+        )
         for invariant in catalogue()
         if invariant.id not in on_duty
     ]

@@ -22,7 +22,7 @@ from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.data.baseline import trigram_bpb
 from karat.trainer.evaluate import Interrupted
-from karat.trainer.loop import Disturb, Diverged, check_end, final_loss, hold_certificate, train
+from karat.trainer.loop import Disturb, Diverged, averaged_loss, check_end, final_loss, hold_certificate, train
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, read_run_report, write_run_report
 from karat.trainer.session import Session, open_session, take_up
@@ -160,7 +160,7 @@ def keep_rows_before(path: Path, step: int) -> None:
 def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> tuple[int, float | None]:
     """Trains, evaluates, saves and reports; a violation, a divergence or a signal ends it with a checkpoint."""
     console, out = session.console, session.out
-    bpb = baseline = None
+    bpb = baseline = averaged = None
     message = ""
     try:
         baseline = trigram_bpb(session.corpus.train, session.validation.tokens)
@@ -169,6 +169,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
             train(session, stop.go_on, disturb)
         check_end(session)
         session.save("final")
+        averaged = averaged_loss(session, stop.go_on)
         bpb = final_loss(session, stop.go_on)
         if not math.isfinite(bpb):
             raise Diverged(
@@ -191,7 +192,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
             required=f"{CONFIG}, log.jsonl and ledger.jsonl, as the run wrote them",
             next_step="start the run again, in a folder that nothing else touches",
         )
-    report = build_report(session, outcome, code, bpb, baseline)
+    report = build_report(session, outcome, code, bpb, baseline, averaged)
     digest = write_run_report(session, report)
     try:
         plot_run(session, baseline)

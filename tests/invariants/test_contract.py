@@ -186,8 +186,8 @@ def test_observed_text_names_every_scalar(invariant: Invariant) -> None:
 
 
 def test_catalogue_is_ordered_and_unique() -> None:
-    assert [i.id for i in catalogue()][:6] == ["INV-2", "INV-3", "INV-4", "INV-7", "INV-8", "INV-11"]
-    with pytest.raises(KaratError, match=r"INV-2.* is defined twice"):
+    assert [i.id for i in catalogue()][:8] == [f"INV-{n}" for n in (1, 2, 3, 4, 6, 7, 8, 11)]
+    with pytest.raises(KaratError, match=r"INV-1.* is defined twice"):
         checked((*BUILT_IN, BUILT_IN[0]))
 
 

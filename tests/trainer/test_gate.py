@@ -24,7 +24,9 @@ from karat.trainer.gate import gate_of, judge_runs
 Trainer = Callable[..., int]
 Edit = Callable[[Path, str], Callable[..., Path]]
 
-NO_PROOF = ProofStatus(invariant="INV-7", grade="UNPROVED", engines=(), shown=0, tested=0, refuted_as_expected=0, fingerprint="")  # fmt: skip
+NO_PROOF = ProofStatus(
+    invariant="INV-7", grade="UNPROVED", engines=(), shown=0, tested=0, refuted_as_expected=0, fingerprint=""
+)
 
 
 def verdict(*runs: str | float, target: str = "1.5", alpha: str = "0.01") -> Any:
