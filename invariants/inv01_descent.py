@@ -128,12 +128,14 @@ def _statistics(v: Any, mean: Any, variance: Any) -> Any:
     ]
 
 
-def _margin_is(v: Any, distance: Any) -> Any:
+def _margin_is(v: Any, distance: Any, rise_margin: Any) -> Any:
     found = distance(_observation(v), Windows(v.window, v.z, v.tolerance), v.ops)
+    early, late = (v.early_mean, v.early_variance), (v.late_mean, v.late_variance)
     rise = v.late_mean - v.early_mean
     left = v.window * (found - v.tolerance * v.tolerance)
     noise = v.z * v.z * (v.early_variance + v.late_variance)
     return [
+        found == rise_margin(early, late, v.window, v.z, v.tolerance, v.ops),
         implies(rise >= 0, left == noise - v.window * rise * rise),
         implies(rise < 0, left == noise + v.window * rise * rise),
     ]
@@ -274,7 +276,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
              (descent.window_mean, descent.window_variance), holds=_agrees_with_statistics, examples=300,
              strategy=lambda st: st.lists(st.floats(-20, 20), min_size=2, max_size=120),
              rivals={"variance over n": (descent.window_mean, _population)}),
-    Formula("INV-1.margin", "the guard's margin is z^2 (variances)/window + tolerance^2 - rise |rise|", (margin,),
+    Formula("INV-1.margin", "the guard's margin is z^2 (variances)/window + tolerance^2 - rise |rise|",
+            (margin, descent.rise_margin),
             variables=dict.fromkeys((*OBSERVED, "window", "z", "tolerance"), "real"), show=_margin_is, sample=_sample_windows,
             given=lambda v: {"window > 0": v.window > 0}),
     Formula("INV-1.accepts", "the guard accepts iff the rise is at most the root of z^2 standard errors^2 + tolerance^2",
@@ -320,7 +323,7 @@ INVARIANT = Invariant(
     limits=(
         "STATISTICAL: a healthy run may be called rising, with a small chance that nothing here bounds for dependent losses.",
         "The theorem is about full gradients of a smooth loss; AdamW on batches is neither, and its L is not known.",
-        "A rise slower than the noise of two windows is not seen, nor one that the window of the last steps does not hold.",
+        "A rise slower than the noise of two windows is not seen, nor damage that heals within one window.",
         "Training that is meant to change its data or its objective half-way raises the loss and would be stopped.",
     ),
     phases=(Phase.BEFORE_STEP, Phase.FINISH),

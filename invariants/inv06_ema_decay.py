@@ -107,10 +107,14 @@ def _sample_mix(random: Random) -> dict[str, Any]:
 
 
 def _doubles_of_mix(random: Random) -> dict[str, float]:
-    """Close values of like size, where the update does leave the hull before it is held (for 1 in 5,000 of them)."""
+    """Decays of the band and others: a decay outside [0, 1] does leave the hull before the update is held."""
     average = random.uniform(-1, 1)
     weight = random.choice([average, average * (1 + 2.0**-52), random.uniform(-1, 1), math.inf])
-    return {"average": average, "weight": weight, "decay": random.choice([random.uniform(0.996, 1), 1.0, 0.996])}
+    return {
+        "average": average,
+        "weight": weight,
+        "decay": random.choice([random.uniform(0.996, 1), 1.0, 0.0, -1.0, 2.0]),
+    }
 
 
 def _held(v: Any, averaged: Any) -> Any:

@@ -207,7 +207,7 @@ def _agrees_with_floats(value: Any, distance: Any) -> bool:
         return not exact
     t = (statistics.fmean(runs) - target) / (deviation / math.sqrt(3))
     p = 0.5 + t / (2 * math.sqrt(2 + t * t))
-    return abs(p - alpha) < 1e-9 or exact == (p < alpha)
+    return bool(abs(p - alpha) < 1e-9 or exact == (p < alpha))
 
 
 def _two_sided(values: Mapping[str, Any], gate: Gate, ops: Ops = FLOAT) -> Number:

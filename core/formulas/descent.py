@@ -39,7 +39,8 @@ def window_mean(losses: Sequence[Number], ops: Ops = FLOAT) -> Number:
 def window_variance(losses: Sequence[Number], ops: Ops = FLOAT) -> Number:
     """The sample variance of a window of losses, over n - 1; at least two."""
     mean = window_mean(losses, ops)
-    return ops.sum((loss - mean) * (loss - mean) for loss in losses) / (len(losses) - 1)
+    deviations = [loss - mean for loss in losses]
+    return ops.sum(x * x for x in deviations) / (len(losses) - 1)
 
 
 def rise_margin(

@@ -2,8 +2,8 @@
 
 The decay of step `step` of `total` is end - (end - start)(1 + cos(pi step/total))/2: `start` at step 0, `end` from step
 `total` on, never falling. An update moves the average towards the weight by the part 1 - decay of their distance, so
-over the reals it stays between the two; in floating point it may leave them by an ulp, which is why both functions end
-in comparisons. Source: Polyak averaging; the cosine of the decay as in BYOL, Grill et al. 2020, arXiv 2006.07733.
+over the reals it stays between the two; in floating point products and sums are rounded, which is why both functions
+end in comparisons. Source: Polyak averaging; the cosine of the decay as in BYOL, Grill et al. 2020, arXiv 2006.07733.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ SABOTAGES = [
     (victory, "(1 + t * scale) * HALF", "(1 + t * scale)", "INV-7.density"),
     (ema, "clamp(end - (end - start) * (1 + cosine) / 2, start, end)", "end - (end - start) * (1 + cosine) / 2",
      "INV-6.returned"),
-    (ema, "(1 + cosine)", "(1 - cosine)", "INV-6.band"),
+    (ema, "* (1 + cosine) /", "* (1 - cosine) /", "INV-6.band"),
     (ema, "ops.minimum(step, total) / total", "step / total", "INV-6.band"),
     (ema, "ops.cospi(ops.minimum(step, total) / total), start", "1 - 2 * ops.minimum(step, total) / total, start",
      "INV-6.shape"),
