@@ -94,11 +94,12 @@ def run_markdown(report: RunReport, digest: str) -> str:
     """The run report: result, proofs, guards, what was not shown, data, environment."""
     bpb = "none" if report.bpb is None else f"**{report.bpb:.4f}** bits per byte"
     baseline = "" if report.baseline_bpb is None else f"; byte-trigram baseline {report.baseline_bpb:.4f}"
+    averaged = "" if report.averaged_bpb is None else f"; the averaged weights {report.averaged_bpb:.4f}"
     parts = [
         "# Run report",
         f"Outcome: **{report.outcome}** after {report.steps_done} of {report.steps_planned} steps, policy "
         f"{report.policy}, exit code {report.exit_code}.",
-        f"Validation: {bpb} ({report.validation}){baseline}." if report.bpb is not None else "Validation: none.",
+        f"Validation: {bpb} ({report.validation}){baseline}{averaged}." if report.bpb is not None else "Validation: none.",
         "## What is proved",
         table(
             ("invariant", "standing", "proved", "tested", "refuted as expected", "engines", "fingerprint", "stale"),

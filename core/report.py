@@ -123,7 +123,10 @@ class Violation(Record):
 
 
 class RunReport(Record):
-    """What one training run did, under which guards, and what is proved of them."""
+    """What one training run did, under which guards, and what is proved of them.
+
+    weights: the SHA-256 of the final weights. averaged_bpb: the validation loss of their exponential moving average.
+    """
 
     schema_version: int = SCHEMA
     kind: str = "karat run report"
@@ -149,6 +152,8 @@ class RunReport(Record):
     environment: dict[str, str]
     revision: str
     timing: dict[str, float]
+    weights: str = ""
+    averaged_bpb: float | None = None
 
 
 def with_digest(report: Record) -> dict[str, Any]:

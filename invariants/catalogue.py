@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from karat.core.errors import KaratError
 from karat.core.invariant import Invariant
 from karat.invariants import template
+from karat.invariants.inv01_descent import INVARIANT as DESCENT
 from karat.invariants.inv02_asha_threshold import INVARIANT as ASHA_THRESHOLD
 from karat.invariants.inv03_gf16_safe_domain import INVARIANT as GF16_SAFE_DOMAIN
 from karat.invariants.inv04_nca_entropy_band import INVARIANT as NCA_ENTROPY_BAND
 from karat.invariants.inv05_lucas_closure import INVARIANT as LUCAS_CLOSURE
+from karat.invariants.inv06_ema_decay import INVARIANT as EMA_DECAY
+from karat.invariants.inv07_victory_gate import INVARIANT as VICTORY_GATE
 from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
 from karat.invariants.inv09_qk_gain import INVARIANT as QK_GAIN
 from karat.invariants.inv10_asha_rungs import INVARIANT as ASHA_RUNGS
@@ -20,10 +23,13 @@ from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY
 from karat.invariants.plugins import Found, discover
 
 BUILT_IN: tuple[Invariant, ...] = (
+    DESCENT,
     ASHA_THRESHOLD,
     GF16_SAFE_DOMAIN,
     NCA_ENTROPY_BAND,
     LUCAS_CLOSURE,
+    EMA_DECAY,
+    VICTORY_GATE,
     LR_BAND,
     QK_GAIN,
     ASHA_RUNGS,

@@ -157,10 +157,32 @@ def _changes(root: ast.AST) -> Iterator[tuple[int, Change]]:
                     ast.copy_location(new, child)
                     make, undo = _put(value, place, [new]) if isinstance(value, list) else _swap(parent, field, new)
                     yield child.lineno, (text, make, undo)  # type: ignore[attr-defined]
-                if isinstance(child, ast.If) and field in ("body", "orelse") and isinstance(value, list):
-                    rest: list[Any] = child.orelse or [ast.copy_location(ast.Pass(), child)]
+                if field in ("body", "orelse") and isinstance(value, list) and _removable(child, root):
+                    rest: list[Any] = getattr(child, "orelse", []) or [ast.copy_location(ast.Pass(), child)]
+                    what = (
+                        f"if {ast.unparse(child.test)}"
+                        if isinstance(child, ast.If)
+                        else ast.unparse(child).splitlines()[0]
+                    )
                     make, undo = _put(value, place, rest)
-                    yield child.lineno, (f"if {ast.unparse(child.test)} removed", make, undo)
+                    yield child.lineno, (f"{what} removed", make, undo)  # type: ignore[attr-defined]
+
+
+def _removable(node: ast.AST, function: ast.AST) -> bool:
+    """Whether a statement can be removed and leaves a function that runs: not the first assignment of a name."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Call)
+    if isinstance(node, ast.Assign):
+        before = {
+            name.id
+            for other in ast.walk(function)
+            if isinstance(other, (ast.Assign, ast.AnnAssign)) and other.lineno < node.lineno
+            for target in (other.targets if isinstance(other, ast.Assign) else [other.target])
+            for name in ast.walk(target)
+            if isinstance(name, ast.Name)
+        }
+        return all(isinstance(target, ast.Name) and target.id in before for target in node.targets)
+    return isinstance(node, (ast.If, ast.AugAssign, ast.For, ast.While))
 
 
 class Source:

@@ -16,13 +16,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from karat.core.errors import ConfigError
-from karat.core.formulas import halving, schedule
+from karat.core.formulas import ema, halving, schedule
 from karat.core.policy import Policy
 from karat.core.provenance import digest
 from karat.invariants import (
+    inv01_descent,
     inv02_asha_threshold,
     inv04_nca_entropy_band,
     inv05_lucas_closure,
+    inv06_ema_decay,
     inv08_lr_band,
     inv09_qk_gain,
     inv10_asha_rungs,
@@ -30,7 +32,7 @@ from karat.invariants import (
 from karat.invariants.inv02_asha_threshold import as_written
 from karat.trainer.models.config import ModelConfig
 
-TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "model", "optim")
+TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "model", "optim", "ema")
 """The keys that decide the numbers of a run; the others only place, watch or stop it."""
 
 
@@ -93,6 +95,22 @@ class OptimConfig(_Section):
     """Largest norm of the whole gradient."""
 
 
+class EmaConfig(_Section):
+    """The moving average of the weights: its decay rises along a cosine from start to end over the steps."""
+
+    enabled: bool = True
+    start: Finite = Field(default=0.996, ge=0, lt=1)
+    end: Finite = Field(default=1.0, gt=0, le=1)
+    hull_every: int = Field(default=50, ge=1)
+    """Updates between two comparisons of every average with its hull."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.start < self.end:
+            raise ValueError(f"start must be below end, got start = {self.start} and end = {self.end}")
+        return self
+
+
 class AshaConfig(_Section):
     """The declared prune threshold, target and gap, in bits per byte; INV-2 judges them, not this record."""
 
@@ -101,6 +119,17 @@ class AshaConfig(_Section):
     gap: Loss = 2.0
     r0: int | None = Field(default=None, ge=1)
     """The first rung, in steps; resolved to a third of the steps, rounded up."""
+
+
+class DescentConfig(_Section):
+    """The windows of step losses that INV-1 compares: how long, and how much of a rise is noise."""
+
+    window: int | None = Field(default=None, ge=2)
+    """Steps in each of the two windows; resolved to max(20, steps // 20)."""
+    z: Finite = Field(default=6.0, gt=0)
+    """Standard errors."""
+    tolerance: Finite = Field(default=0.05, ge=0)
+    """Bits per byte."""
 
 
 class LrBandConfig(_Section):
@@ -164,7 +193,9 @@ class RunConfig(_Section):
     """None: all cores."""
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    ema: EmaConfig = EmaConfig()
     asha: AshaConfig = AshaConfig()
+    descent: DescentConfig = DescentConfig()
     lr_band: LrBandConfig = LrBandConfig()
     qk: QkConfig = QkConfig()
     entropy_band: EntropyBandConfig = EntropyBandConfig()
@@ -178,6 +209,7 @@ class RunConfig(_Section):
             raise ValueError(f"optim.warmup must be at most steps, got {self.optim.warmup} and {self.steps}")
         self._fill("optim", "warmup", max(1, self.steps // 20))
         self._fill("asha", "r0", -(-self.steps // 3))
+        self._fill("descent", "window", max(20, self.steps // 20))
         self._fill("checkpoint", "every", max(1, self.steps // 4))
         return self
 
@@ -215,6 +247,23 @@ class RunConfig(_Section):
         """The exact band of the grid's entropy in nats, for INV-4."""
         band = self.entropy_band
         return inv04_nca_entropy_band.EntropyBand(as_written(band.low), as_written(band.high))
+
+    @property
+    def windows(self) -> inv01_descent.Windows | None:
+        """The windows that INV-1 compares; None for a run shorter than three of them, which has too few comparisons."""
+        window = _resolved(self.descent.window, "descent.window")
+        if self.steps < 3 * window:
+            return None
+        return inv01_descent.Windows(window, self.descent.z, self.descent.tolerance)
+
+    @property
+    def averaging(self) -> inv06_ema_decay.Averaging:
+        """The declared decay of the averaged weights as exact decimals, for INV-6."""
+        return inv06_ema_decay.Averaging(as_written(self.ema.start), as_written(self.ema.end), self.ema.hull_every)
+
+    def decay(self, step: int) -> float:
+        """The decay of the average's update after optimizer step `step` (from 0), by the proved formula."""
+        return float(ema.decay_at(step, self.steps, *self.averaging.ends))
 
     @property
     def rungs(self) -> tuple[int, ...]:

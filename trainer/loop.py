@@ -59,6 +59,8 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         margins = session.monitor.check(Phase.BEFORE_STEP, step, readings)
         _demand_finite(session, step, losses, norm)
         session.optimizer.step()
+        if session.average is not None:
+            session.average.update(step)
         progress.step, progress.after_step_due = step + 1, True
         _record(session, step, losses, norm, margins)
         _after(session, go_on)
@@ -82,6 +84,14 @@ def check_end(session: Session) -> None:
 def final_loss(session: Session, go_on: Callable[[], bool]) -> float:
     """The validation loss at the end, in bits per byte."""
     return bits_per_byte(session.model, session.validation, session.config.model.context, go_on)
+
+
+def averaged_loss(session: Session, go_on: Callable[[], bool]) -> float | None:
+    """The same of the averaged weights; None where there are none."""
+    if session.average is None:
+        return None
+    with session.average.in_place_of_weights():
+        return final_loss(session, go_on)
 
 
 def hold_certificate(session: Session, final: float) -> None:
@@ -118,16 +128,16 @@ def _check_start(session: Session) -> None:
     config = session.config
     planned = [(config.schedule(step), config.plateau(step)) for step in planned_steps(config.steps)]
     certificate = config.certificate
-    session.monitor.check(
-        Phase.START,
-        0,
-        [
-            probes.prune_certificate(float(certificate.target), certificate),
-            probes.closing_gain(session.model.gains(), config.closure),
-            probes.schedule_peak(planned, session.band),
-            probes.rungs_held(config.rungs, config.steps),
-        ],
-    )
+    readings = [
+        probes.prune_certificate(float(certificate.target), certificate),
+        probes.closing_gain(session.model.gains(), config.closure),
+        probes.schedule_peak(planned, session.band),
+        probes.rungs_held(config.rungs, config.steps),
+    ]
+    if config.ema.enabled:
+        decays = [config.decay(step) for step in (*planned_steps(config.steps), config.steps)]
+        readings.append(probes.decay_plan(decays, config.averaging))
+    session.monitor.check(Phase.START, 0, readings)
 
 
 def _gradient(session: Session, step: int) -> tuple[Losses, float]:
@@ -158,6 +168,13 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     config = session.config
     readings = [probes.learning_rate(session.optimizer, config.plateau(step), session.band)]
     readings.append(probes.closing_gain(session.model.gains(), config.closure))
+    windows, recent = config.windows, session.progress.recent
+    if windows is not None and len(recent) == 2 * windows.window:
+        readings.append(probes.smoothed_loss(recent))
+    if session.average is not None and session.average.used is not None:
+        average, last = session.average, session.average.used
+        scheduled = config.decay(step - 1)
+        readings.append(probes.weight_average(last, scheduled, average.previous, average.outside))
     rounded = [weight for _, weight in session.model.gf16_parameters()]
     if rounded:
         readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
@@ -177,6 +194,9 @@ def _record(session: Session, step: int, losses: Losses, norm: float, margins: d
     loss = float(losses.cross_entropy.detach()) / math.log(2)
     progress.last_loss = loss
     progress.first_loss = loss if progress.first_loss is None else progress.first_loss
+    windows = session.config.windows
+    if windows is not None:
+        progress.recent = [*progress.recent, loss][-2 * windows.window :]
     row = {
         "step": step,
         "loss": loss,

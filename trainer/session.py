@@ -40,6 +40,7 @@ from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.nca import NcaObjective, near_equal_classes
 from karat.trainer.objectives.training import TrainingObjective
 from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.ema import WeightAverage
 
 
 @dataclass
@@ -54,6 +55,8 @@ class Progress:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     resumed_at: list[int] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+    """The step losses that INV-1 still looks at, in bits per byte: at most two windows of them."""
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Session:
     ledger: Ledger
     log: Ledger
     console: Console
+    average: WeightAverage | None = None
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
     plugins: tuple[Plugin, ...] = ()
@@ -101,6 +105,7 @@ class Session:
             extra={
                 "progress": {**vars(self.progress), "seconds": self.elapsed()},
                 "monitor": self.monitor.state(),
+                "average": self.average.state() if self.average is not None else None,
                 "duty": self.duty(),
                 "data": self.corpus.manifest.digest,
                 "data_position": self.progress.step,
@@ -125,13 +130,18 @@ class Session:
 
 def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
     """(invariant, declared parameters) of the guards that this configuration calls for, in the catalogue's order."""
-    chosen: list[tuple[str, Any]] = [("INV-2", config.certificate)]
+    chosen: list[tuple[str, Any]] = []
+    if config.windows is not None:
+        chosen.append(("INV-1", config.windows))
+    chosen.append(("INV-2", config.certificate))
     if config.model.gf16:
         chosen.append(("INV-3", inv03.DEFAULT))
     if config.model.nca:
         chosen.append(("INV-4", config.entropy))
     if config.closure is not None:
         chosen.append(("INV-5", config.closure))
+    if config.ema.enabled:
+        chosen.append(("INV-6", config.averaging))
     chosen.append(("INV-8", config.band))
     chosen.append(("INV-9", config.gain))
     chosen.append(("INV-10", config.declared_rungs))
@@ -192,7 +202,14 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         log=Ledger(out / "log.jsonl"),
         console=console,
         plugins=plugins if config.policy is not Policy.OFF else (),
+        average=_weight_average(config, objective.model) if config.ema.enabled else None,
     )
+
+
+def _weight_average(config: RunConfig, model: Transformer) -> WeightAverage:
+    """The averages of the model's weights, with the declared decay."""
+    start, _ = config.averaging.ends
+    return WeightAverage(model.named_parameters(), config.decay, every=config.ema.hull_every, first=start)
 
 
 def take_up(session: Session, checkpoint: Checkpoint) -> None:
@@ -216,5 +233,7 @@ def take_up(session: Session, checkpoint: Checkpoint) -> None:
     restore_optimizer(session.optimizer, checkpoint)
     restore_rng(checkpoint.rng)
     session.monitor.restore(checkpoint.extra["monitor"])
+    if session.average is not None:
+        session.average.restore(checkpoint.extra["average"])
     session.progress = Progress(**checkpoint.extra["progress"])
     session.progress.resumed_at.append(session.progress.step)

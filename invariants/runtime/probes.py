@@ -16,10 +16,12 @@ import torch
 from karat.core.formulas import attention
 from karat.core.formulas.entropy import entropy_of_counts_nats
 from karat.core.observation import Observation
+from karat.invariants import inv01_descent as inv01
 from karat.invariants import inv02_asha_threshold as inv02
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv04_nca_entropy_band as inv04
 from karat.invariants import inv05_lucas_closure as inv05
+from karat.invariants import inv06_ema_decay as inv06
 from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv09_qk_gain as inv09
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
@@ -57,6 +59,12 @@ def observe(readings: Sequence[Reading]) -> list[Observation]:
             place += tensor.numel()
         observations.append(Observation(reading.invariant_id, reading.values(own), reading.probe))
     return observations
+
+
+def smoothed_loss(losses: Sequence[float]) -> Reading:
+    """INV-1: mean and variance of two adjacent windows of step losses in bits per byte, the earlier half first."""
+    observed = inv01.observe(list(losses))
+    return Reading("INV-1", "smoothed_loss", {}, lambda _: observed)
 
 
 def learning_rate(optimizer: torch.optim.Optimizer, on_plateau: bool, band: inv08.Band) -> Reading:
@@ -107,6 +115,28 @@ def nca_entropy(counts: torch.Tensor) -> Reading:
         return {"entropy": entropy_of_counts_nats(histogram)}
 
     return Reading("INV-4", "nca_entropy", {"counts": counts}, values)
+
+
+def decay_plan(decays: Sequence[float], averaging: inv06.Averaging) -> Reading:
+    """INV-6 before the first step: the worst of the planned decays, the first held to the start, the last to the end."""
+    low, high = averaging.ends
+    observed = [
+        {"decay": decay, "scheduled": decay, "previous": previous, "outside": 0.0}
+        for previous, decay in zip((low, *decays), decays, strict=False)
+    ]
+    observed[0]["scheduled"], observed[-1]["scheduled"] = low, high
+    worst = min(observed, key=lambda values: inv06.margin(values, averaging))
+    return Reading("INV-6", "decay_plan", {}, lambda _: worst)
+
+
+def weight_average(decay: float, scheduled: float, previous: float, outside: torch.Tensor) -> Reading:
+    """INV-6: the decay of the last update, what was declared for it, and how far each average is outside its hull."""
+
+    def values(numbers: Numbers) -> Mapping[str, Any]:
+        worst = next((x for x in numbers["outside"] if x - x != 0), max(numbers["outside"]))
+        return {"decay": decay, "scheduled": scheduled, "previous": previous, "outside": worst}
+
+    return Reading("INV-6", "weight_average", {"outside": outside}, values)
 
 
 def mixing_matrices(matrices: torch.Tensor, spread: torch.Tensor) -> Reading:

@@ -13,7 +13,19 @@ from types import FunctionType, ModuleType
 import pytest
 
 from karat.core.evidence import Grade
-from karat.core.formulas import anchors, attention, birkhoff, entropy, gf16, halving, lucas, schedule
+from karat.core.formulas import (
+    anchors,
+    attention,
+    birkhoff,
+    descent,
+    ema,
+    entropy,
+    gf16,
+    halving,
+    lucas,
+    schedule,
+    victory,
+)
 from karat.core.obligation import Obligation
 from karat.proofs.worker import decide, invariants
 
@@ -93,6 +105,32 @@ SABOTAGES = [
     (birkhoff, "row[k] * b[k][j] for k in range(n)", "row[k] * b[k][j] for k in range(n - 1)", "INV-11.product-3"),
     (birkhoff, "row[k] * b[k][j]", "row[k] * b[j][k]", "INV-11.norm-2"),
     (birkhoff, "rows[i][j] / sums[j]", "rows[i][j]", "INV-11.sinkhorn-columns"),
+    (victory, "doubt * doubt * spread", "doubt * spread", "INV-7.significance"),
+    (victory, "4 * alpha * (1 - alpha)", "2 * alpha * (1 - alpha)", "INV-7.significance"),
+    (victory, "ahead * ops.absolute(ahead)", "ahead * ahead", "INV-7.significance"),
+    (victory, "1 - 2 * alpha", "1 - alpha", "INV-7.significance"),
+    (victory, "(spread > 0) & (distance != 0)", "(spread >= 0) & (distance != 0)", "INV-7.margin"),
+    (victory, "(spread > 0) & (distance != 0)", "spread > 0", "INV-7.margin"),
+    (victory, "3 * target - (a + b + c)", "3 * target - (a + b)", "INV-7.statistic"),
+    (victory, "(c - a) * (c - a)", "(c - a)", "INV-7.statistic"),
+    (victory, "(1 + t * scale) * HALF", "(1 + t * scale)", "INV-7.density"),
+    (ema, "clamp(end - (end - start) * (1 + cosine) / 2, start, end)", "end - (end - start) * (1 + cosine) / 2",
+     "INV-6.returned"),
+    (ema, "* (1 + cosine) /", "* (1 - cosine) /", "INV-6.band"),
+    (ema, "ops.minimum(step, total) / total", "step / total", "INV-6.band"),
+    (ema, "ops.cospi(ops.minimum(step, total) / total), start", "1 - 2 * ops.minimum(step, total) / total, start",
+     "INV-6.shape"),
+    (ema, "ops.maximum(ops.minimum(moved, ops.maximum(average, weight)), ops.minimum(average, weight))", "moved",
+     "INV-6.held"),
+    (ema, "(1 - decay) * (weight - average)", "(1 - decay) * (average - weight)", "INV-6.hull"),
+    (descent, "x - lr * g for", "x + lr * g for", "INV-1.descent"),
+    (descent, "for m in move) / 2", "for m in move) / 3", "INV-1.bound"),
+    (descent, "for g in gradient) / 2", "for g in gradient)", "INV-1.descent"),
+    (descent, "x - lr * g for", "x - 2 * lr * g for", "INV-1.attained"),
+    (descent, "(len(losses) - 1)", "len(losses)", "INV-1.statistics"),
+    (descent, "rise * ops.absolute(rise)", "rise * rise", "INV-1.accepts"),
+    (descent, "early[1] + late[1]", "early[1] - late[1]", "INV-1.margin"),
+    (descent, "tolerance * tolerance", "tolerance", "INV-1.margin"),
 ]  # fmt: skip
 
 
