@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify verify-slow fuzz lint format bench
+.PHONY: help setup run test verify verify-slow second-opinion claims fuzz lint format bench
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,8 +32,15 @@ test: $(READY)  ## run the tests
 verify: $(READY)  ## prove the catalogue: 0 all shown, 1 refuted or violated, 2 cannot judge
 	$(BIN)/python -m karat.proofs.verify
 
-verify-slow: $(READY)
+verify-slow: $(READY)  ## the same with what takes minutes, and a second solver's opinion
 	$(BIN)/python -m karat.proofs.verify --slow
+	$(BIN)/python -m karat.proofs.second_opinion
+
+claims: $(READY)  ## decide every claim of the source documents and write docs/claims.md
+	$(BIN)/python -m karat.proofs.claims --write docs/claims.md
+
+second-opinion: $(READY)  ## ask cvc5 every query that Z3 was asked: 0 nothing contradicted, 2 a contradiction
+	$(BIN)/python -m karat.proofs.second_opinion
 
 fuzz: $(READY)  ## fuzz formulas and guards for longer
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -n 2 -m "not slow" tests/core tests/invariants

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from collections.abc import Iterable
+from enum import IntEnum, StrEnum
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -55,6 +57,9 @@ class Evidence(Record):
     about: dict[str, str] = {}
     seconds: float = 0.0
     rlimit: int | None = None
+    reach: dict[str, tuple[int, ...]] = {}
+    slow: bool = False
+    cached: bool = False
 
     @property
     def label(self) -> str:
@@ -64,9 +69,50 @@ class Evidence(Record):
         return self.grade.name
 
 
-def exit_code(evidence: list[Evidence]) -> int:
-    """0: everything as expected. 1: something is refuted or vacuous. 2: something could not be judged."""
+class MutantState(StrEnum):
+    """What became of a mutant. Only the first two are as they should be."""
+
+    KILLED = "killed"
+    EQUIVALENT = "equivalent"
+    SURVIVED = "SURVIVED"
+
+
+class MutantRecord(Record):
+    """One mutant of a running function; `by` names the obligation that found it out, or how it was shown equivalent."""
+
+    function: str
+    where: str
+    change: str
+    state: MutantState
+    by: str = ""
+    invariants: tuple[str, ...] = ()
+    cached: bool = False
+
+
+class Score(Record):
+    """The mutation score: every mutant that is not shown equivalent should be killed."""
+
+    killed: int = 0
+    equivalent: int = 0
+    survived: int = 0
+
+    @classmethod
+    def of(cls, records: Iterable[MutantRecord]) -> Self:
+        """The tally of some records."""
+        states = [record.state for record in records]
+        return cls(**{state.name.lower(): states.count(state) for state in MutantState})
+
+    def __str__(self) -> str:
+        counted = self.killed + self.survived
+        share = f"{self.killed / counted:.0%}" if counted else "none to kill"
+        text = f"{self.killed} of {counted} mutants killed ({share}), {self.equivalent} shown equivalent"
+        return text + (f", {self.survived} SURVIVED" if self.survived else "")
+
+
+def exit_code(evidence: list[Evidence], mutants: Iterable[MutantRecord] = ()) -> int:
+    """0: everything as expected. 1: refuted or vacuous, or a mutant survived. 2: something could not be judged."""
     missed = [e for e in evidence if not e.expected]
-    if any(e.grade in (Grade.REFUTED, Grade.VACUOUS) or (e.must_fail and e.grade >= Grade.TESTED) for e in missed):
+    refuted = (e.grade in (Grade.REFUTED, Grade.VACUOUS) or (e.must_fail and e.grade >= Grade.TESTED) for e in missed)
+    if any(refuted) or any(m.state is MutantState.SURVIVED for m in mutants):
         return 1
     return 2 if missed else 0

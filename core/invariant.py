@@ -15,6 +15,9 @@ from karat.core.verdict import Verdict, judge
 Margin = Callable[[Mapping[str, Any], Any, Ops], Number]
 """margin(values, parameters, ops): distance to the nearest bound in the invariant's unit, negative outside."""
 
+MOST_SHOWN = 12
+"""Longer lists of numbers are not printed in a message."""
+
 
 @dataclass(frozen=True)
 class Witness:
@@ -75,11 +78,14 @@ class Invariant:
         return judge(self.margin, values, self.parameters if parameters is None else parameters, ops)
 
     def observed(self, values: Mapping[str, Any]) -> str:
-        """The scalar observations as one line: `H = 1.4817 nats`."""
+        """The scalar observations, and short lists of them, as one line: `H = 1.4817 nats`."""
         parts = []
         for quantity in self.quantities:
             value = values[quantity.name]
+            unit = f" {quantity.unit}" if quantity.unit else ""
             if not isinstance(value, (list, tuple)):
-                unit = f" {quantity.unit}" if quantity.unit else ""
                 parts.append(f"{quantity.symbol} = {float(value):.6g}{unit}")
+            elif len(quantity.shape) == 1 and len(value) <= MOST_SHOWN:
+                shown = ", ".join(f"{float(item):.6g}" for item in value) or "none"
+                parts.append(f"{quantity.symbol} = [{shown}]{unit}")
         return ", ".join(parts)

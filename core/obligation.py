@@ -21,6 +21,8 @@ Variables = Any
 def implies(condition: Any, conclusion: Any) -> Any:
     """condition -> conclusion, for Python bools and for symbolic ones."""
     if isinstance(condition, bool):
+        if hasattr(conclusion, "when"):  # symbolic: the explorer notes both sides of it
+            return conclusion.when(condition)
         return conclusion if condition else True
     return condition.implies(conclusion)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from karat.core.evidence import Evidence
+from karat.core.evidence import Evidence, MutantState, Score
 from karat.core.report import RunReport, VerificationReport, with_digest
 
 
@@ -47,10 +47,40 @@ def verification_markdown(report: VerificationReport) -> str:
     assumed = sorted({fact for e in report.evidence for fact in e.assumes})
     if assumed:
         parts += ["## Facts that proofs instantiate", "\n".join(f"- {fact}" for fact in assumed)]
+    parts += ["## Mutants of the running functions", *_mutants(report)]
+    parts += ["## Reach of proofs", *_reach(report)]
     parts += ["## Checks on the proofs themselves", _checks(report.evidence)]
     tools = ", ".join(f"{name} {version}" for name, version in report.environment.items())
     parts += [f"Tools: {tools}.", f"Digest of report.json: `{with_digest(report)['digest']}`"]
     return "\n\n".join(parts) + "\n"
+
+
+def _mutants(report: VerificationReport) -> Iterable[str]:
+    if not report.mutants:
+        yield "No mutant was judged: that is done when every obligation is as expected."
+        return
+    yield f"{Score.of(report.mutants)}."
+    functions = dict.fromkeys(m.function for m in report.mutants)
+    scores = {f: Score.of(m for m in report.mutants if m.function == f) for f in functions}
+    yield table(
+        ("function", "killed", "equivalent", "survived"),
+        [(f, s.killed, s.equivalent, s.survived) for f, s in scores.items()],
+    )
+    left = [m for m in report.mutants if m.state is not MutantState.KILLED]
+    if left:
+        yield "\n".join(f"- {m.state} {m.where} `{m.function}`: {m.change}{f' ({m.by})' if m.by else ''}" for m in left)
+
+
+def _reach(report: VerificationReport) -> Iterable[str]:
+    yield table(
+        ("file", "lines that can run", "run by a proof", "by a test only", "by none"),
+        [(f.file, f.lines, f.proved, _lines(f.tested_only), f"**{_lines(f.none)}**" if f.none else "")
+         for f in report.reach],
+    )  # fmt: skip
+
+
+def _lines(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _checks(evidence: Iterable[Evidence]) -> str:
@@ -64,11 +94,12 @@ def run_markdown(report: RunReport, digest: str) -> str:
     """The run report: result, proofs, guards, what was not shown, data, environment."""
     bpb = "none" if report.bpb is None else f"**{report.bpb:.4f}** bits per byte"
     baseline = "" if report.baseline_bpb is None else f"; byte-trigram baseline {report.baseline_bpb:.4f}"
+    averaged = "" if report.averaged_bpb is None else f"; the averaged weights {report.averaged_bpb:.4f}"
     parts = [
         "# Run report",
         f"Outcome: **{report.outcome}** after {report.steps_done} of {report.steps_planned} steps, policy "
         f"{report.policy}, exit code {report.exit_code}.",
-        f"Validation: {bpb} ({report.validation}){baseline}." if report.bpb is not None else "Validation: none.",
+        f"Validation: {bpb} ({report.validation}){baseline}{averaged}." if report.bpb is not None else "Validation: none.",
         "## What is proved",
         table(
             ("invariant", "standing", "proved", "tested", "refuted as expected", "engines", "fingerprint", "stale"),

@@ -11,11 +11,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from karat.core.errors import EvidenceError, StorageError
-from karat.core.evidence import Evidence, Grade, Record
+from karat.core.evidence import Evidence, Grade, MutantRecord, Record, Score
 from karat.core.provenance import digest
 
 SCHEMA = 1
+
+
+class FileReach(Record):
+    """Of one file of formulas: how many lines can run, how many some proof ran, and which ones none did."""
+
+    file: str
+    lines: int
+    proved: int
+    tested_only: tuple[int, ...] = ()
+    none: tuple[int, ...] = ()
 
 
 class VerificationReport(Record):
@@ -27,6 +39,8 @@ class VerificationReport(Record):
     revision: str
     environment: dict[str, str]
     evidence: tuple[Evidence, ...]
+    mutants: tuple[MutantRecord, ...] = ()
+    reach: tuple[FileReach, ...] = ()
     exit_code: int
     seconds: float
 
@@ -40,6 +54,8 @@ class Proof(Record):
     about: dict[str, str]
     assumes: tuple[str, ...] = ()
     detail: str = ""
+    hypotheses: str = ""
+    slow: bool = False
 
 
 class ProofLock(Record):
@@ -50,6 +66,7 @@ class ProofLock(Record):
     solver: dict[str, str]
     proofs: dict[str, dict[str, Proof]]
     guards: dict[str, dict[str, str]]
+    mutants: dict[str, Score] = Field(default_factory=dict)
 
 
 class ProofStatus(Record):
@@ -106,7 +123,10 @@ class Violation(Record):
 
 
 class RunReport(Record):
-    """What one training run did, under which guards, and what is proved of them."""
+    """What one training run did, under which guards, and what is proved of them.
+
+    weights: the SHA-256 of the final weights. averaged_bpb: the validation loss of their exponential moving average.
+    """
 
     schema_version: int = SCHEMA
     kind: str = "karat run report"
@@ -132,6 +152,8 @@ class RunReport(Record):
     environment: dict[str, str]
     revision: str
     timing: dict[str, float]
+    weights: str = ""
+    averaged_bpb: float | None = None
 
 
 def with_digest(report: Record) -> dict[str, Any]:

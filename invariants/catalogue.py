@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
-from importlib import metadata
 
 from karat.core.errors import KaratError
 from karat.core.invariant import Invariant
+from karat.invariants import template
+from karat.invariants.inv01_descent import INVARIANT as DESCENT
 from karat.invariants.inv02_asha_threshold import INVARIANT as ASHA_THRESHOLD
 from karat.invariants.inv03_gf16_safe_domain import INVARIANT as GF16_SAFE_DOMAIN
 from karat.invariants.inv04_nca_entropy_band import INVARIANT as NCA_ENTROPY_BAND
+from karat.invariants.inv05_lucas_closure import INVARIANT as LUCAS_CLOSURE
+from karat.invariants.inv06_ema_decay import INVARIANT as EMA_DECAY
+from karat.invariants.inv07_victory_gate import INVARIANT as VICTORY_GATE
 from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
+from karat.invariants.inv09_qk_gain import INVARIANT as QK_GAIN
+from karat.invariants.inv10_asha_rungs import INVARIANT as ASHA_RUNGS
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
+from karat.invariants.plugins import Found, discover
 
 BUILT_IN: tuple[Invariant, ...] = (
+    DESCENT,
     ASHA_THRESHOLD,
     GF16_SAFE_DOMAIN,
     NCA_ENTROPY_BAND,
+    LUCAS_CLOSURE,
+    EMA_DECAY,
+    VICTORY_GATE,
     LR_BAND,
+    QK_GAIN,
+    ASHA_RUNGS,
     MHC_DOUBLY_STOCHASTIC,
 )
 
 
-def plugged_in() -> tuple[Invariant, ...]:
-    """The invariants that other installed packages offer under the entry point `karat.invariants`."""
-    found = []
-    for entry in sorted(metadata.entry_points(group="karat.invariants"), key=lambda e: e.name):
-        item = entry.load()
-        if not isinstance(item, Invariant):
-            raise KaratError(
-                f"the entry point {entry.name} = {entry.value} is a {type(item).__name__}",
-                required="an Invariant",
-                next_step=f"mend or uninstall the package {entry.dist.name if entry.dist else '(unknown)'}",
-            )
-        found.append(item)
-    return tuple(found)
+@functools.cache
+def found(with_probes: bool = False) -> Found:
+    """The invariants that other installed packages offer, and why the broken ones cannot be used; looked up once."""
+    ours = (*BUILT_IN, template.INVARIANT)
+    return discover((name for i in ours for name in (i.id, i.slug, *(o.id for o in i.obligations))), with_probes)
 
 
 def catalogue() -> tuple[Invariant, ...]:
-    """Every invariant: the built-in ones in order, then plug-ins. KaratError when an id or a slug occurs twice."""
-    return checked((*BUILT_IN, *plugged_in()))
+    """Every invariant: the built-in ones in order, then plug-ins; a broken one is left out, and `found` says why."""
+    return (*checked(BUILT_IN), *(plugin.invariant for plugin in found().plugins))
 
 
 def checked(invariants: Iterable[Invariant]) -> tuple[Invariant, ...]:
@@ -55,13 +61,14 @@ def checked(invariants: Iterable[Invariant]) -> tuple[Invariant, ...]:
 
 def find(name: str) -> Invariant:
     """The invariant with this id or slug, in any case; KaratError with the nearest names when there is none."""
-    known = {key: i for i in catalogue() for key in (i.id, i.slug)}
+    invariants, broken = catalogue(), found().broken
+    known = {key: i for i in invariants for key in (i.id, i.slug)}
     for key, invariant in known.items():
         if key.lower() == name.lower():
             return invariant
     near = difflib.get_close_matches(name.upper(), known, n=3) or difflib.get_close_matches(name.lower(), known, n=3)
     raise KaratError(
-        f"there is no invariant {name!r}",
-        required="an id or slug of the catalogue: " + ", ".join(i.id for i in catalogue()),
+        "; ".join((f"there is no invariant {name!r}", *(f"left out: {error.seen}" for error in broken))),
+        required="an id or slug of the catalogue: " + ", ".join(i.id for i in invariants),
         next_step=f"did you mean {' or '.join(near)}?" if near else "",
     )

@@ -19,7 +19,7 @@ from typing import Any
 from karat.core.formulas import halving
 from karat.core.golden import PHI
 from karat.core.invariant import Bound, Invariant, Witness
-from karat.core.obligation import Checked, Exact, Exhaustive, FloatLaw, Formula, Obligation, Property, implies
+from karat.core.obligation import Exact, FloatLaw, Formula, Obligation, Property
 from karat.core.observation import Phase, Quantity
 from karat.core.ops import FLOAT, Number, Ops
 
@@ -117,33 +117,6 @@ def _compared(v: Any, should_prune: Any) -> Any:
     return should_prune(v.loss, v.threshold) == (v.loss > v.threshold)
 
 
-def _keep(v: Any, keep: Any) -> Any:
-    kept = keep(v.n)
-    return [
-        kept >= 1,
-        kept <= v.n,
-        implies(v.n < 3, kept == 1),
-        implies(v.n >= 3, (3 * kept <= v.n) & (v.n < 3 * kept + 3)),
-        v.rank < kept,
-    ]
-
-
-def _rungs_rise(rung_steps: Any) -> Checked:
-    cases = 0
-    for r0 in range(1, 61):
-        for total in (1, 2, r0, r0 + 1, 3 * r0, 3 * r0 + 1, 27 * r0 + 5):
-            rungs = rung_steps(r0, total)
-            expected = [r0 * 3**k for k in range(40) if r0 * 3**k < total]
-            if list(rungs) != expected:
-                return Checked(cases, f"rung_steps({r0}, {total}) = {rungs}, not {expected}")
-            cases += 1
-    return Checked(cases)
-
-
-def _rungs_to_the_end(r0: int, total: int) -> tuple[int, ...]:
-    return tuple(r0 * 3**k for k in range(40) if r0 * 3**k <= total)
-
-
 def _champion_survives(race: Any, should_prune: Any) -> bool:
     """A simulated trial with finite rungs: if it reaches the target within the gap, no rung prunes it."""
     target, gap, slack, final, excesses = race
@@ -194,12 +167,6 @@ OBLIGATIONS: tuple[Obligation, ...] = (
              given=lambda v: {"numbers": (v.loss == v.loss) & (v.threshold == v.threshold)}, show=_compared,
              sample=lambda random: {"loss": random.choice([random.uniform(0, 5), math.inf]),
                                     "threshold": random.uniform(0, 5)}),
-    Formula("INV-2.keep", "of n >= 1 trials a rung keeps a third, rounded down, at least one: the best is always kept",
-            (halving.keep,), variables={"n": "int", "rank": "int"},
-            given=lambda v: {"n >= 1": v.n >= 1, "the best has rank 0": v.rank == 0}, show=_keep,
-            sample=lambda random: {"n": random.randint(1, 100), "rank": 0}),
-    Exhaustive("INV-2.rungs", "the rungs are r0·3^k, all those before the end and no other", (halving.rung_steps,),
-               check=_rungs_rise, rivals={"a rung at the end": (_rungs_to_the_end,)}),
     Property("INV-2.champion", "in simulated races no trial that reaches the target within the gap is pruned", _PRUNE,
              strategy=_races, holds=_champion_survives, rivals={"prune from the threshold on": (_prune_from,)},
              examples=2000),

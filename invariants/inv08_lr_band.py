@@ -209,15 +209,16 @@ def _sample_seed_run(random: Random) -> dict[str, Any]:
 
 def _nearest(v: Any, nearer: Any) -> Any:
     low_is_nearer = nearer(v.rate, v.low, v.high)
-    near_low = v.rate * v.rate <= v.low * v.low * PHI
-    near_high = v.high * v.high <= v.rate * v.rate * PHI
-    in_both = (v.low <= v.rate) & (v.rate <= v.low * PHI) & (v.high / PHI <= v.rate) & (v.rate <= v.high)
-    return [implies(low_is_nearer, near_low), implies(low_is_nearer == False, near_high), in_both]  # noqa: E712
+    at_most_as_far = v.rate / v.low <= v.high / v.rate
+    near_low = (v.low <= v.rate) & (v.rate * v.rate <= v.low * v.low * PHI)
+    near_high = (v.rate <= v.high) & (v.high * v.high <= v.rate * v.rate * PHI)
+    return [implies(low_is_nearer, near_low), implies(low_is_nearer == False, near_high),  # noqa: E712
+            low_is_nearer == at_most_as_far]  # fmt: skip
 
 
 def _neighbours(v: Any) -> dict[str, Any]:
     return {
-        "low > 0": v.low > 0,
+        "low > 0": (v.low > 0) & (v.rate > 0),
         "neighbours": v.high == v.low * PHI,
         "between": (v.low <= v.rate) & (v.rate <= v.high),
     }
@@ -265,6 +266,57 @@ def _ends_are_inward_and_tight(declared: Any) -> Checked:
                 return Checked(cases, f"Band({n}, {k}).ends = {ends}")
             cases += 1
     return Checked(cases)
+
+
+def _refuses_negative_k(band: Any) -> Checked:
+    for k in range(-4, 0):
+        try:
+            band(10, k)
+        except ValueError:
+            continue
+        return Checked(k + 4, f"band(10, {k}) is given")
+    return Checked(4)
+
+
+def _refuses_rates(nearest: Any) -> Checked:
+    odd = (0.0, -0.0, -1.0, -5e-324, math.nan, math.inf, -math.inf)
+    for place, rate in enumerate(odd):
+        try:
+            nearest(rate)
+        except ValueError:
+            continue
+        return Checked(place, f"nearest_anchor({rate}) is given")
+    return Checked(len(odd))
+
+
+def _nearest_is_settled(nearest: Any) -> Checked:
+    """Both sides of every anchor and of every point halfway between two on the logarithmic scale, and the anchors."""
+    cases = 0
+    for n in range(-40, 41):
+        here, above = anchors.anchor(n), anchors.anchor(n - 1)
+        halfway = math.sqrt(float(here) * float(above))
+        for rate in (
+            float(here) * (1 - 2**-40),
+            float(here) * (1 + 2**-40),
+            halfway * (1 - 2**-40),
+            halfway * (1 + 2**-40),
+        ):
+            expected = n if rate < halfway else n - 1
+            if nearest(rate) != expected:
+                return Checked(cases, f"nearest_anchor({rate!r}) = {nearest(rate)}, not {expected}")
+            cases += 1
+    if nearest(Fraction(1, 2)) != 0:
+        return Checked(cases, f"nearest_anchor(1/2), anchor 0 itself, = {nearest(Fraction(1, 2))}")
+    return Checked(cases + 1)
+
+
+def _accepts_is(v: Any, accepts: Any) -> Any:
+    return accepts(v.margin) == ((v.margin >= 0.0) & (v.margin < math.inf))
+
+
+def _float_cosine(v: Any, cosine: Any) -> Any:
+    lr = cosine(v.step, v.warmup, v.total, v.peak, v.floor, v.ops)
+    return [lr <= v.peak, lr >= 0.0, implies(v.step >= v.warmup, lr >= v.floor)]
 
 
 def _ignores_k(n: int, k: int) -> tuple[Golden, Golden]:
@@ -345,8 +397,19 @@ def _doubles(random: Random) -> dict[str, float]:
             "high": low + random.random()}  # fmt: skip
 
 
+def _floor_below_peak(v: Any) -> dict[str, Any]:
+    return {
+        "the step is counted from 0": v.step >= 0,
+        "0 <= floor": v.floor >= 0,
+        "floor <= peak": v.floor <= v.peak,
+    }
+
+
 def _double_schedule(random: Random) -> dict[str, float]:
-    """Doubles at the ends of a decay, where rounding does leave the band before the clamp (for 1 in 70 of them)."""
+    """Doubles at the ends of a decay, where rounding does leave the band before the clamp (for 1 in 70 of them); and a
+    ramp that is infinite over infinite, which only the clamp keeps from being NaN."""
+    if random.random() < 0.1:
+        return {"step": 1e300, "warmup": math.inf, "stable_end": 0.0, "total": 1.0, "peak": 1e300, "floor": 0.0}
     total, peak = 2.0 ** random.choice([3, 20, 40, 52]), random.uniform(1e-4, 1e-2)
     return {"step": random.choice([0.0, 0.0, total - 1]), "warmup": 0.0, "stable_end": 0.0, "total": total, "peak": peak,
             "floor": peak * random.random()}  # fmt: skip
@@ -398,8 +461,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             show=_cosine_shape, sample=_sample),
     Formula("INV-8.cosine-never-rises", "the decay of the cosine schedule never rises, past the end too",
             (schedule.cosine,), variables=_PAIRED, given=_later, show=_cosine_never_rises, sample=_sample_later),
-    Formula("INV-8.nearest", "a rate between two neighbouring anchors is within a factor sqrt(phi) of the nearer one, and in "
-            "its band (k = 1)",
+    Formula("INV-8.nearest", "a rate between two neighbouring anchors is within a factor sqrt(phi) of the nearer one, so in "
+            "its band for every k >= 1",
             (anchors.nearer,), variables={"rate": "real", "low": "real", "high": "real"}, given=_neighbours,
             show=_nearest, sample=_sample_neighbours),
     Exhaustive("INV-8.anchors-cover", "neighbouring anchors differ by the factor phi, and anchors -1480..1548 enclose "
@@ -408,6 +471,13 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     Property("INV-8.nearest-anchor", "nearest_anchor(rate) names an anchor within a factor sqrt(phi) of the rate, so in its band",
              (anchors.nearest_anchor,), strategy=lambda st: st.floats(min_value=5e-324, allow_infinity=False),
              holds=_rate_is_near, rivals={"off by one": (_nearest_by_rounding_up,)}, examples=300),
+    Exhaustive("INV-8.nearest-settled", "nearest_anchor is right on both sides of anchors -40..40 and of the points halfway "
+               "between two", (anchors.nearest_anchor,), check=_nearest_is_settled,
+               rivals={"off by one": (_nearest_by_rounding_up,)}),
+    Exhaustive("INV-8.nearest-refuses", "nearest_anchor refuses what is not positive and finite", (anchors.nearest_anchor,),
+               check=_refuses_rates, rivals={"takes anything": (lambda rate: 0,)}),
+    Exhaustive("INV-8.band-refuses", "a band refuses a negative k", (anchors.band,), check=_refuses_negative_k,
+               rivals={"takes any": (_ignores_k,)}),
     Exact("INV-8.champion", "0.004 lies in the default band, exactly", (anchors.band,),
           show=lambda rate: Interval(*anchors.band(10, 1)).contains(rate), at=Fraction(4, 1000),
           not_at=(Fraction(1, 2), Fraction(2, 1000), Fraction(7, 1000))),
@@ -422,8 +492,13 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     FloatLaw("INV-8.returned", "the double that WSD returns is in [0, peak], and in [floor, peak] once warm, whatever "
              "its products and quotients round to", _WSD,
              variables=("step", "warmup", "stable_end", "total", "peak", "floor"),
-             given=_ordered,
-             show=_float_returned, sample=_double_schedule),
+             given=_floor_below_peak, show=_float_returned, sample=_double_schedule),
+    FloatLaw("INV-8.cosine-returned", "so is the double that the cosine schedule returns, whatever its cosine rounds to",
+             (schedule.cosine,), variables=("step", "warmup", "total", "peak", "floor"), given=_floor_below_peak,
+             show=_float_cosine, sample=_double_schedule),
+    FloatLaw("INV-8.accepts", "a margin is accepted iff it is a finite number that is not negative: for all doubles",
+             (verdict.accepts,), variables=("margin",), show=_accepts_is,
+             sample=lambda random: {"margin": random.choice([random.uniform(-1, 1), 0.0, -0.0, math.inf, math.nan])}),
     FloatLaw("INV-8.guard-plateau", "on the plateau the guard accepts a double iff it is in the band: for all doubles, "
              "NaN and infinities too, and all finite ends", (margin, verdict.accepts),
              variables=("lr", "lower", "upper"), given=_finite_ends, show=_guard_on_plateau, sample=_any_rate),

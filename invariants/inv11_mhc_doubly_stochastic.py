@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 from karat.core import verdict
@@ -281,6 +282,68 @@ def _margin_shape(v: Any, distance: Any) -> Any:
     return ours == nearest_bound(worst, gain, v.spread, 1 + DEFAULT.gain, DEFAULT, v.ops)
 
 
+def _sample_margin(random: Random) -> dict[str, Any]:
+    """Doubly stochastic pairs, and pairs that are far from it: there every part of the margin is the least one."""
+    pair = [_random_mixture(random, 2), _random_mixture(random, 2)]
+    if random.random() < 0.5:
+        pair = [[[Fraction(random.randint(0, 4)) for _ in range(2)] for _ in range(2)] for _ in range(2)]
+    return _named("m", pair[0]) | _named("k", pair[1]) | {"spread": Fraction(random.randint(0, 9), 10)}
+
+
+def _gain_tolerance(v: Any, tolerance_of: Any) -> Any:
+    allowed, needed = tolerance_of(v.count, SimpleNamespace(gain=v.gain, residual=v.residual)), 2 * v.count * v.residual
+    return [allowed >= v.gain, allowed >= needed, (allowed == v.gain) | (allowed == needed)]
+
+
+def _covers_product(tolerance_of: Any) -> Checked:
+    for count in range(1, 1025):
+        r = Fraction(1, count)
+        if (1 + r) ** count - 1 > tolerance_of(count, SimpleNamespace(gain=Fraction(0), residual=r)):
+            return Checked(count, f"count {count}, residual {r}")
+    return Checked(1024)
+
+
+def _matmul_is(matmul: Any) -> Checked:
+    """Entries that are all different, so that no exchange of them goes unseen."""
+    cases = 0
+    for m, k, n in itertools.product(range(1, 4), repeat=3):
+        a = [[Fraction(7 * i + 3 * j + 1) for j in range(k)] for i in range(m)]
+        b = [[Fraction(5 * i - 11 * j + 2) for j in range(n)] for i in range(k)]
+        exact = [[sum((a[i][t] * b[t][j] for t in range(k)), Fraction(0)) for j in range(n)] for i in range(m)]
+        if matmul(a, b) != exact:
+            return Checked(cases, f"{a} times {b} gives {matmul(a, b)}")
+        cases += 1
+    return Checked(cases)
+
+
+def _refuses_weights(mixture: Any) -> Checked:
+    cases = 0
+    for n in (1, 2, 3):
+        for count in range(8):
+            if count == math.factorial(n):
+                continue
+            try:
+                mixture([Fraction(1)] * count, n)
+            except ValueError:
+                cases += 1
+            else:
+                return Checked(cases, f"{count} weights for n = {n} are taken")
+    return Checked(cases)
+
+
+def _sinkhorn_is(sinkhorn: Any) -> Checked:
+    cases = 0
+    for matrix in ([[1, 2], [3, 5]], [[1, 2, 4], [3, 5, 1], [2, 2, 7]]):
+        n = range(len(matrix))
+        rows = [[Fraction(matrix[i][j], sum(matrix[i])) for j in n] for i in n]
+        exact = [[rows[i][j] / sum(rows[t][j] for t in n) for j in n] for i in n]
+        found = sinkhorn([[Fraction(x) for x in row] for row in matrix])
+        if found != exact:
+            return Checked(cases, f"from {matrix}: {found}")
+        cases += 1
+    return Checked(cases)
+
+
 # -- Sinkhorn --
 
 _S = _names("s", 2)
@@ -364,8 +427,20 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             sample=_sample_matrix),
     Formula("INV-11.margin", "the guard's margin is the least distance to a bound of the worst residual, the gain of the "
             "product and the spread", (margin,), variables=_reals(_names("m", 2), _names("k", 2), "spread"),
-            show=_margin_shape, sample=lambda random: _named("m", _random_mixture(random, 2))
-            | _named("k", _random_mixture(random, 2)) | {"spread": Fraction(random.randint(0, 9), 10)}),
+            show=_margin_shape, sample=_sample_margin),
+    Formula("INV-11.gain-tolerance", "the gain may be above 1 by the larger of the declared tolerance and 2 · count · residual",
+            (gain_tolerance,), variables={"count": "int", "gain": "real", "residual": "real"}, show=_gain_tolerance,
+            sample=lambda random: {"count": random.randint(1, 9), "gain": Fraction(random.randint(0, 9), 100),
+                                   "residual": Fraction(random.randint(0, 9), 1000)}),
+    Exhaustive("INV-11.gain-bound", "2 · count · residual covers what the residuals allow, (1 + r)^count - 1, for count · r <= 1 "
+               "and up to 1024 matrices: it is convex in r, and holds at both ends", (gain_tolerance,), check=_covers_product,
+               rivals={"without the factor 2": (lambda count, declared: count * declared.residual,)}),
+    Exhaustive("INV-11.matmul", "the product has the entries of the definition, for every shape up to 3x3 by 3x3",
+               (birkhoff.matmul,), check=_matmul_is, rivals={"transposed": (lambda a, b: birkhoff.matmul(b, a),)}),
+    Exhaustive("INV-11.weights", "a mixture refuses any number of weights but n!", (birkhoff.mixture,), check=_refuses_weights,
+               rivals={"takes what it gets": (lambda weights, n: weights,)}),
+    Exhaustive("INV-11.sinkhorn", "a Sinkhorn step divides rows by their sums, then columns by theirs: 2x2 and 3x3 matrices "
+               "of exact fractions", (birkhoff.sinkhorn_step,), check=_sinkhorn_is, rivals={"averaging": (_average,)}),
     Formula("INV-11.sinkhorn-columns", "after a Sinkhorn step the columns sum to 1", (birkhoff.sinkhorn_step,),
             variables=_reals(_S), given=_positive, show=_columns, sample=_sample_positive),
     Formula("INV-11.sinkhorn-rows", "after a Sinkhorn step the rows sum to 1 as well", (birkhoff.sinkhorn_step,),

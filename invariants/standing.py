@@ -1,7 +1,8 @@
 """What is proved of an invariant as it is now: the proof lock compared with the fingerprints of the running functions.
 
-`make verify` writes invariants/proofs.lock; a run reads it. An obligation whose functions changed since, or which the
-lock does not have, is UNPROVED, and strict does not start on it.
+`make verify` writes invariants/proofs.lock, and for the invariant of a plug-in the proofs.lock beside it; a run reads
+them. An obligation whose functions changed since, or which the lock does not have, is UNPROVED, and strict does not
+start on it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from karat.core.invariant import Invariant
 from karat.core.obligation import Obligation
 from karat.core.provenance import digest, fingerprint, qualified_name
 from karat.core.report import GREEN, ProofLock, ProofStatus, read_lock
+from karat.invariants.catalogue import found
 
 LOCK = Path(__file__).with_name("proofs.lock")
 UNPROVED = "UNPROVED"
@@ -42,9 +44,10 @@ def fingerprints(obligation: Obligation) -> dict[str, str]:
 
 
 def guard_fingerprints(invariant: Invariant) -> dict[str, str]:
-    """The same for what the guard runs: the margin, how it is judged, and the class of its declared parameters."""
+    """The same for what the guard runs: the margin, how it is judged, its declared parameters and their class."""
     running: tuple[Callable[..., Any], ...] = (invariant.margin, verdict.judge, type(invariant.parameters))
-    return {qualified_name(function): fingerprint(function) for function in running}
+    found = {qualified_name(function): fingerprint(function) for function in running}
+    return found | {"declared parameters": digest(repr(invariant.parameters))[:32]}
 
 
 def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
@@ -71,7 +74,8 @@ def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
         grades["refuted" if obligation.must_fail else proof.grade] += 1
     guard = guard_fingerprints(invariant)
     locked = lock.guards.get(invariant.id, {}) if lock else {}
-    stale.update(dict.fromkeys(name for name in guard if locked.get(name) != guard[name]))
+    if shown:
+        stale.update(dict.fromkeys(name for name in guard if locked.get(name) != guard[name]))
     grade = UNPROVED if stale or missing or not invariant.obligations else ("PROVED" if grades["PROVED"] else "TESTED")
     return ProofStatus(
         invariant=invariant.id,
@@ -86,10 +90,16 @@ def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
     )
 
 
-def standings(invariants: Iterable[Invariant], path: Path = LOCK) -> tuple[ProofStatus, ...]:
-    """The standing of each invariant by the lock at `path`."""
-    lock = read_lock(path)
-    return tuple(standing(invariant, lock) for invariant in invariants)
+def lock_path(invariant: Invariant) -> Path:
+    """Where the proofs of an invariant are kept: the plug-in's own lock when it is one, else karat's."""
+    return next((plugin.lock for plugin in found().plugins if plugin.invariant.id == invariant.id), LOCK)
+
+
+def standings(invariants: Iterable[Invariant], path: Path | None = None) -> tuple[ProofStatus, ...]:
+    """The standing of each invariant by the lock at `path`, or by the lock that it belongs to."""
+    paths = [(invariant, path or lock_path(invariant)) for invariant in invariants]
+    locks = {where: read_lock(where) for _, where in paths}
+    return tuple(standing(invariant, locks[where]) for invariant, where in paths)
 
 
 def cite(status: ProofStatus) -> str:
@@ -110,5 +120,5 @@ def demand_current(statuses: Iterable[ProofStatus]) -> None:
         raise EvidenceError(
             lines,
             required="under strict, every guard proved of the code that runs",
-            next_step="make verify   (or --policy warn, which says UNPROVED in the report)",
+            next_step="make verify, or python -m karat.proofs.verify   (or --policy warn, which reports UNPROVED)",
         )

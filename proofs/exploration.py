@@ -52,6 +52,10 @@ class Failure(Exception):
         )
 
 
+class OutsideHypotheses(ValueError):
+    """A sample that does not satisfy the hypotheses: either it is wrong, or nothing satisfies them."""
+
+
 def show_value(value: Any) -> str:
     """A value as it is printed in a report: exact, with a decimal when that helps."""
     if isinstance(value, Fraction) and value.denominator > 1:
@@ -100,7 +104,7 @@ def run_on_numbers(obligation: Any, values: Mapping[str, Any], *, hypotheses_mus
     for label, condition in obligation.given(v).items():
         if not condition:
             if hypotheses_must_hold:
-                raise ValueError(f"the sample {dict(values)} does not satisfy the hypothesis {label!r}")
+                raise OutsideHypotheses(f"the sample {dict(values)} does not satisfy the hypothesis {label!r}")
             return calls
     functions = [recording(f, lambda: calls) for f in obligation.about]
     try:
@@ -145,10 +149,10 @@ class Exploration:
         return list(self.explorer.axioms.values())
 
 
-def explore(obligation: Any, v: Any, functions: Sequence[Callable[..., Any]], *, assume: bool = True) -> Exploration:
-    """Runs given and show on carriers along every path. With assume=False the hypotheses are left out."""
+def explore(obligation: Any, v: Any, functions: Sequence[Callable[..., Any]]) -> Exploration:
+    """Runs given and show on carriers along every path."""
     first = Explorer([], phase="given")
-    given = first.run(lambda: obligation.given(v)) if assume else [Path([], {}, [], [])]
+    given = first.run(lambda: obligation.given(v))
     if len(given) != 1:
         raise ValueError("hypotheses must not branch: join conditions with & instead of `and` or a chain")
     hypotheses = {label: SBool.lift(condition) for label, condition in given[0].value.items()}

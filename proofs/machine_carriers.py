@@ -9,11 +9,14 @@ import z3
 from karat.proofs.symbolic import Concretised, Ordered, SBool, current
 
 
-def _any_double() -> DoubleSym:
-    """A double of which nothing is known."""
+def any_double(how: str, a: Any, b: Any) -> DoubleSym:
+    """A double of which nothing is known but that the same operation on the same operands gives it again."""
     explorer = current()
-    explorer.assumed["the result of * and / may be any double"] = None
-    return DoubleSym(z3.FP(explorer.fresh_name(), z3.Float64()))
+    explorer.assumed["the result of *, / and cos may be any double, the same for the same operands"] = None
+    operation = f"{a.sexpr()} {how} {b.sexpr()}"
+    if operation not in explorer.products:
+        explorer.products[operation] = explorer.fresh_name()
+    return DoubleSym(z3.FP(explorer.products[operation], z3.Float64()))
 
 
 class DoubleSym(Ordered):
@@ -47,19 +50,18 @@ class DoubleSym(Ordered):
     __radd__ = __add__
 
     def __mul__(self, other: Any) -> DoubleSym:
-        self.lift(other)
-        return _any_double()
+        return any_double("*", self.e, self.lift(other))
 
-    __rmul__ = __mul__
+    def __rmul__(self, other: Any) -> DoubleSym:
+        return any_double("*", self.lift(other), self.e)
 
     def __truediv__(self, other: Any) -> DoubleSym:
         current().divisor(self.lift(other))  # Python raises on a zero divisor
-        return _any_double()
+        return any_double("/", self.e, self.lift(other))
 
     def __rtruediv__(self, other: Any) -> DoubleSym:
         current().divisor(self.e)
-        self.lift(other)
-        return _any_double()
+        return any_double("/", self.lift(other), self.e)
 
     def __neg__(self) -> DoubleSym:
         return DoubleSym(z3.fpNeg(self.e))

@@ -16,7 +16,7 @@ import z3
 from karat.core.bounds import Log
 from karat.core.golden import Golden
 from karat.core.ops import add_up
-from karat.proofs.machine_carriers import BitSym, DoubleSym
+from karat.proofs.machine_carriers import BitSym, DoubleSym, any_double
 from karat.proofs.symbolic import Concretised, Ordered, SBool, current
 
 COSPI = z3.Function("cospi", z3.RealSort(), z3.RealSort())
@@ -163,6 +163,8 @@ class SymbolicOps:
         return RealSym(value)
 
     def cospi(self, x: Any) -> Any:
+        if isinstance(x, DoubleSym):
+            return any_double("cospi", x.e, x.e)
         if isinstance(x, int):
             return 1 if x % 2 == 0 else -1
         term = _real(lift(x))

@@ -8,6 +8,7 @@ followed (float(), int(), hash(), formatting, a dict lookup) raises Concretised;
 from __future__ import annotations
 
 import contextvars
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class Explorer:
     calls: list[Any] = field(default_factory=list)
     fresh: int = 0
     assumed: dict[str, None] = field(default_factory=dict)
+    sides: dict[str, list[tuple[list[Any], Any]]] = field(default_factory=dict)
+    products: dict[str, str] = field(default_factory=dict)
     _prefix: list[bool] = field(default_factory=list)
     _taken: list[bool] = field(default_factory=list)
     _pending: list[list[bool]] = field(default_factory=list)
@@ -63,7 +66,7 @@ class Explorer:
             if len(paths) >= MAX_PATHS:
                 raise PathBudget(f"more than {MAX_PATHS} paths")
             self._prefix, self._taken, self._pending = pending.pop(), [], pending
-            self.condition, self.divisors, self.calls, self.fresh = [], [], [], 0
+            self.condition, self.divisors, self.calls, self.fresh, self.products = [], [], [], 0, {}
             self._solver = z3.Solver()
             self._solver.set("rlimit", FEASIBILITY_RLIMIT)
             self._solver.add(*self.hypotheses)
@@ -91,6 +94,12 @@ class Explorer:
         """Notes that term was divided by here: that it is not zero becomes a goal of its own."""
         self.divisors.append((list(self.condition), term))
 
+    def side(self, term: Any, what: str) -> None:
+        """Notes a side of a condition that the claim under way states: that it can be taken becomes a check of its own."""
+        place = _claim_line()
+        if self.phase == "show" and place:
+            self.sides.setdefault(f"{place} {what}", []).append((list(self.condition), term))
+
     def axiom(self, label: str, *terms: Any) -> None:
         """Adds facts that hold of every number, with the name under which the evidence lists them."""
         self.assumed[label] = None
@@ -102,6 +111,16 @@ class Explorer:
         and marked with the phase, so that a hypothesis and a claim do not."""
         self.fresh += 1
         return f"{self.phase}!{self.fresh}"
+
+
+def _claim_line() -> str:
+    """`inv08_lr_band.py:120` where a claim states a condition; empty where a running function does."""
+    frame: Any = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") in (__name__, "karat.core.obligation"):
+        frame = frame.f_back
+    if frame is None or frame.f_globals.get("__name__", "").startswith("karat.core."):
+        return ""
+    return f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno}"
 
 
 _CURRENT: contextvars.ContextVar[Explorer] = contextvars.ContextVar("explorer")
@@ -143,6 +162,30 @@ class Opaque:
         return f"{type(self).__name__}({self.e})"
 
 
+def _note_side(term: Any, what: str) -> None:
+    explorer = _CURRENT.get(None)
+    if explorer is not None:
+        explorer.side(term, what)
+
+
+def _note_both_sides(term: Any) -> None:
+    """Both sides of each bound in an equivalence: each comparison true, and false, where it alone decides the whole."""
+    if z3.is_true(term) or z3.is_false(term):
+        _note_side(term, f"decided {term}")
+        return
+    for place, atom in enumerate(_comparisons(term)):
+        yes, no = (z3.substitute(term, (atom, z3.BoolVal(value))) for value in (True, False))
+        for side, way in ((atom, "true"), (z3.Not(atom), "false")):
+            _note_side(z3.And(yes != no, side), f"comparison {place + 1} {way}")
+
+
+def _comparisons(term: Any) -> list[Any]:
+    """The parts of a condition that are not made of truth values."""
+    if z3.is_and(term) or z3.is_or(term) or z3.is_not(term) or z3.is_implies(term):
+        return [atom for child in term.children() for atom in _comparisons(child)]
+    return [] if z3.is_true(term) or z3.is_false(term) else [term]
+
+
 class SBool(Opaque):
     """A symbolic truth value. `and`, `or`, `not` and `if` fork; & | ~ and implies do not."""
 
@@ -170,10 +213,19 @@ class SBool(Opaque):
     def __invert__(self) -> SBool:
         return SBool(z3.Not(self.e))
 
+    def when(self, decided: bool) -> SBool:
+        """The condition where `decided` is true; both sides of it are noted, as for an equivalence."""
+        _note_both_sides(self.e)
+        _note_both_sides(z3.BoolVal(decided))
+        return self if decided else SBool(z3.BoolVal(True))
+
     def implies(self, other: Any) -> SBool:
+        _note_side(self.e, "antecedent")
         return SBool(z3.Implies(self.e, SBool.lift(other)))
 
     def __eq__(self, other: Any) -> SBool:  # type: ignore[override]
+        for term in (self.e, SBool.lift(other)):
+            _note_both_sides(term)
         return SBool(self.e == SBool.lift(other))
 
     def __ne__(self, other: Any) -> SBool:  # type: ignore[override]

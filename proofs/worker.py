@@ -1,66 +1,49 @@
-"""One obligation, decided in a process of its own: a fresh solver state each time, and a watchdog that can end it.
+"""Jobs, each in a process of its own: a fresh solver state, memory that it cannot exceed, a watchdog that can end it.
 
-A fresh process makes the result independent of what was proved before it, so that two runs agree; and a solver that
+A fresh process makes a result independent of what was proved before it, so that two runs agree; and a solver that
 ignores its resource limit is killed by the clock, which counts as UNKNOWN.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import resource
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from karat.core.evidence import Evidence, Grade
+from karat.core.evidence import Evidence, Grade, MutantRecord, MutantState
 from karat.core.invariant import Invariant
-from karat.core.obligation import (
-    BitLaw,
-    Exact,
-    Exhaustive,
-    FloatLaw,
-    Formula,
-    Identity,
-    Obligation,
-    Property,
-    Sweep,
-)
+from karat.core.obligation import Obligation
 from karat.invariants import template
 from karat.invariants.catalogue import catalogue
 from karat.invariants.standing import fingerprints
-from karat.proofs.engines.bits_engine import prove_bit_law
-from karat.proofs.engines.exact_engine import decide_exact, decide_exhaustive
-from karat.proofs.engines.hypothesis_engine import fuzz
-from karat.proofs.engines.sweep_engine import sweep
-from karat.proofs.engines.sympy_engine import prove_identity
-from karat.proofs.engines.z3_engine import prove_float_law, prove_formula
+from karat.proofs.engines import ENGINES
 from karat.proofs.exploration import Outcome
+from karat.proofs.mutants import Source
+from karat.proofs.mutation import Trial, judge
+from karat.proofs.reach import traced
 
-WATCHDOG_SECONDS = 120.0
-SLOW_WATCHDOG_SECONDS = 4 * 3600.0
-
-ENGINES: dict[type[Obligation], Callable[[Any], Outcome]] = {
-    Formula: prove_formula,
-    FloatLaw: prove_float_law,
-    BitLaw: prove_bit_law,
-    Identity: prove_identity,
-    Exact: decide_exact,
-    Exhaustive: decide_exhaustive,
-    Property: fuzz,
-    Sweep: sweep,
-}
+WATCHDOG_SECONDS, SLOW_WATCHDOG_SECONDS = 120.0, 4 * 3600.0
+MEMORY_BYTES = 8 << 30
+"""Address space of a job: a mutant whose list grows for ever ends in a MemoryError, not in a dead machine."""
 
 
 def decide(obligation: Obligation) -> Evidence:
     """Runs the engine; an exception in it is ERROR, never a proof."""
     start = time.perf_counter()
-    try:
-        outcome = ENGINES[type(obligation)](obligation)
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        outcome = Outcome(Grade.ERROR, f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})")
-    return evidence(obligation, outcome, time.perf_counter() - start)
+    with traced() as lines:
+        try:
+            outcome = ENGINES[type(obligation)](obligation)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            outcome = Outcome(Grade.ERROR, f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})")
+    found = evidence(obligation, outcome, time.perf_counter() - start)
+    return found.model_copy(update={"reach": {name: tuple(sorted(ran)) for name, ran in sorted(lines.items())}})
 
 
 def evidence(obligation: Obligation, outcome: Outcome, seconds: float) -> Evidence:
@@ -86,6 +69,7 @@ def evidence(obligation: Obligation, outcome: Outcome, seconds: float) -> Eviden
         about=fingerprints(obligation),
         seconds=round(seconds, 3),
         rlimit=outcome.rlimit,
+        slow=obligation.slow,
     )
 
 
@@ -94,50 +78,96 @@ def invariants() -> tuple[Invariant, ...]:
     return (*catalogue(), template.INVARIANT)
 
 
-def _child(obligation_id: str, pipe: Connection) -> None:
-    obligation = next(o for i in invariants() for o in i.obligations if o.id == obligation_id)
-    pipe.send(decide(obligation).model_dump_json())
+@dataclass(frozen=True)
+class Job:
+    """An obligation to decide, by id, or a trial of mutants to judge. seconds: when the watchdog ends it."""
+
+    obligation_id: str = ""
+    trial: Trial | None = None
+    seconds: float = WATCHDOG_SECONDS
+
+
+def _child(job: Job, pipe: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    known = {o.id: o for i in invariants() for o in i.obligations}
+    if job.trial is not None:
+        pipe.send([record.model_dump(mode="json") for record in judge(job.trial, known)])
+    else:
+        pipe.send(decide(known[job.obligation_id]).model_dump(mode="json"))
     pipe.close()
 
 
-def decide_all(
-    obligations: list[Obligation], jobs: int, watchdog: float = WATCHDOG_SECONDS
-) -> Iterator[tuple[Obligation, Evidence]]:
-    """Decides obligations in `jobs` processes at a time; yields each when it is done. A slow one has hours, not `watchdog`."""
+def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Any, str]]:
+    """(job, its result or None, why there is none), each when it is done, `processes` at a time."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["karat.proofs.worker"])
-    waiting = list(reversed(obligations))
-    running: dict[Connection, tuple[Obligation, Any, float]] = {}
+    waiting = list(reversed(jobs))
+    running: dict[Connection, tuple[Job, Any, float]] = {}
     while waiting or running:
-        while waiting and len(running) < jobs:
-            obligation = waiting.pop()
+        while waiting and len(running) < processes:
+            job = waiting.pop()
             receive, send = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(obligation.id, send), daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(target=_child, args=(job, send), daemon=True)  # type: ignore[attr-defined]
             process.start()
             send.close()
-            running[receive] = (obligation, process, time.perf_counter())
+            running[receive] = (job, process, time.perf_counter())
         ready = wait(list(running), timeout=0.2)
         for pipe in list(running):
-            obligation, process, start = running[pipe]
-            late = time.perf_counter() - start > (SLOW_WATCHDOG_SECONDS if obligation.slow else watchdog)
-            if pipe not in ready and not late:
-                continue
-            yield obligation, _result(obligation, pipe, process, pipe in ready, time.perf_counter() - start)
-            del running[pipe]
+            job, process, start = running[pipe]
+            late = time.perf_counter() - start > job.seconds
+            if pipe in ready or late:
+                yield job, *_result(pipe, process, pipe in ready, job.seconds)
+                del running[pipe]
 
 
-def _result(obligation: Obligation, pipe: Connection, process: Any, ready: bool, seconds: float) -> Evidence:
+def _result(pipe: Connection, process: Any, ready: bool, seconds: float) -> tuple[Any, str]:
     try:
         if ready:
-            return Evidence.model_validate_json(pipe.recv())
-        outcome = Outcome(Grade.UNKNOWN, f"ended by the watchdog after {seconds:.0f} s")
+            return pipe.recv(), ""
+        return None, f"ended by the watchdog after {seconds:.0f} s"
     except EOFError:
         process.join()
-        outcome = Outcome(Grade.ERROR, f"the process ended with code {process.exitcode} and no result")
+        return None, f"the process ended with code {process.exitcode} and no result"
     finally:
         pipe.close()
         process.kill()
         process.join()
-    return evidence(obligation, outcome, seconds)
+
+
+def decide_all(obligations: Sequence[Obligation], processes: int) -> Iterator[tuple[Obligation, Evidence]]:
+    """Decides obligations, `processes` at a time; yields each when it is done."""
+    known = {o.id: o for o in obligations}
+    jobs = [Job(o.id, seconds=SLOW_WATCHDOG_SECONDS if o.slow else WATCHDOG_SECONDS) for o in obligations]
+    for job, result, why in run_jobs(jobs, processes):
+        obligation = known[job.obligation_id]
+        if result is not None:
+            yield obligation, Evidence.model_validate(result)
+        else:
+            grade = Grade.UNKNOWN if "watchdog" in why else Grade.ERROR
+            yield obligation, evidence(obligation, Outcome(grade, why), job.seconds)
+
+
+def judge_all(trials: Sequence[Trial], processes: int) -> Iterator[tuple[Trial, list[MutantRecord]]]:
+    """Judges mutants, `processes` trials at a time. A trial that gave no result leaves its mutants SURVIVED: nothing
+    was shown of them."""
+    jobs = [Job(trial=trial, seconds=5 * WATCHDOG_SECONDS) for trial in trials]
+    for job, result, why in run_jobs(jobs, processes):
+        trial = job.trial
+        if trial is None:
+            continue
+        if result is not None:
+            yield trial, [MutantRecord.model_validate(row) for row in result]
+        else:
+            source = Source(sys.modules[trial.module], trial.functions)
+            mutants = [source.mutants[place] for place, _ in trial.mutants]
+            yield (
+                trial,
+                [
+                    MutantRecord(
+                        function=m.function, where=m.where, change=m.change, state=MutantState.SURVIVED, by=why
+                    )
+                    for m in mutants
+                ],
+            )

@@ -78,7 +78,7 @@ def test_proofs_run_where_torch_is_not_installed() -> None:
 def test_training_runs_where_no_solver_is_installed() -> None:
     block = (
         "import sys\n"
-        "for name in ('z3', 'hypothesis', 'karat.proofs'): sys.modules[name] = None\n"
+        "for name in ('z3', 'cvc5', 'hypothesis', 'karat.proofs'): sys.modules[name] = None\n"
         "import karat.trainer.cli, karat.invariants.runtime"
     )
     assert subprocess.run([sys.executable, "-c", block]).returncode == 0

@@ -18,11 +18,12 @@ import rich.markdown
 from karat.core.errors import KaratError
 from karat.core.policy import Policy
 from karat.core.report import read_lock
-from karat.invariants.catalogue import catalogue, find
-from karat.invariants.standing import LOCK
+from karat.invariants.catalogue import catalogue, find, found
+from karat.invariants.standing import lock_path
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.explain import explain
+from karat.trainer.gate import gate_of, gate_runs
 from karat.trainer.run import CANNOT_JUDGE, HOLDS, newest, resume, show_report, start
 
 
@@ -46,6 +47,17 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("run", type=Path, metavar="RUN")
     shown = commands.add_parser("report", help="print the report of a run")
     shown.add_argument("run", type=Path, nargs="?", metavar="RUN", help="default: the newest in runs/")
+    gate = commands.add_parser("gate", help="are three runs below a target, by a t-test? VICTORY or NOT MET")
+    gate.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="finished runs that differ in their seeds alone"
+    )
+    gate.add_argument("--target", default="1.5", metavar="BPB", help="the loss to be below (default: 1.5)")
+    gate.add_argument("--alpha", default="0.01", metavar="P", help="the level of the test (default: 0.01)")
+    gate.add_argument("--json", action="store_true", help="the verdict as JSON on standard output")
+    gate.add_argument(
+        "--policy", choices=[Policy.WARN.value, Policy.STRICT.value], default=Policy.STRICT.value,
+        help="strict (default) judges by current proofs only",
+    )  # fmt: skip
     page = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
     page.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
     check = commands.add_parser("verify", help="prove the catalogue (python -m karat.proofs.verify)")
@@ -83,6 +95,9 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
         case "report":
             _print_markdown(show_report(options.run or newest()))
             return HOLDS
+        case "gate":
+            gate = gate_of(options.target, options.alpha)
+            return gate_runs(options.runs, gate, Policy(options.policy), console, to_json=options.json)
         case "explain":
             return _explain(options.invariant)
         case _:
@@ -108,8 +123,11 @@ def _explain(name: str | None) -> int:
     if name is None:
         for invariant in catalogue():
             print(f"{invariant.id:<8} {invariant.slug:<24} {invariant.statement}")
+        for error in found().broken:
+            print(f"left out: {error}", file=sys.stderr)
     else:
-        print(explain(find(name), read_lock(LOCK)), end="")
+        invariant = find(name)
+        print(explain(invariant, read_lock(lock_path(invariant))), end="")
     return HOLDS
 
 

@@ -16,14 +16,23 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from karat.core.errors import ConfigError
-from karat.core.formulas import halving, schedule
+from karat.core.formulas import ema, halving, schedule
 from karat.core.policy import Policy
 from karat.core.provenance import digest
-from karat.invariants import inv02_asha_threshold, inv04_nca_entropy_band, inv08_lr_band
+from karat.invariants import (
+    inv01_descent,
+    inv02_asha_threshold,
+    inv04_nca_entropy_band,
+    inv05_lucas_closure,
+    inv06_ema_decay,
+    inv08_lr_band,
+    inv09_qk_gain,
+    inv10_asha_rungs,
+)
 from karat.invariants.inv02_asha_threshold import as_written
 from karat.trainer.models.config import ModelConfig
 
-TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "model", "optim")
+TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "model", "optim", "ema")
 """The keys that decide the numbers of a run; the others only place, watch or stop it."""
 
 
@@ -86,6 +95,22 @@ class OptimConfig(_Section):
     """Largest norm of the whole gradient."""
 
 
+class EmaConfig(_Section):
+    """The moving average of the weights: its decay rises along a cosine from start to end over the steps."""
+
+    enabled: bool = True
+    start: Finite = Field(default=0.996, ge=0, lt=1)
+    end: Finite = Field(default=1.0, gt=0, le=1)
+    hull_every: int = Field(default=50, ge=1)
+    """Updates between two comparisons of every average with its hull."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.start < self.end:
+            raise ValueError(f"start must be below end, got start = {self.start} and end = {self.end}")
+        return self
+
+
 class AshaConfig(_Section):
     """The declared prune threshold, target and gap, in bits per byte; INV-2 judges them, not this record."""
 
@@ -96,11 +121,28 @@ class AshaConfig(_Section):
     """The first rung, in steps; resolved to a third of the steps, rounded up."""
 
 
+class DescentConfig(_Section):
+    """The windows of step losses that INV-1 compares: how long, and how much of a rise is noise."""
+
+    window: int | None = Field(default=None, ge=2)
+    """Steps in each of the two windows; resolved to max(20, steps // 20)."""
+    z: Finite = Field(default=6.0, gt=0)
+    """Standard errors."""
+    tolerance: Finite = Field(default=0.05, ge=0)
+    """Bits per byte."""
+
+
 class LrBandConfig(_Section):
     """The golden band of INV-8: anchor phi^-n / 2, from anchor/phi^k to anchor·phi^k; n up to 64 is phi^-n > 4e-14."""
 
     n: int = Field(default=10, ge=0, le=64)
     k: int = Field(default=1, ge=1, le=64)
+
+
+class QkConfig(_Section):
+    """The declared gain of the attention scores, phi^power; INV-9 holds `model.qk_gain` and the scores to it."""
+
+    power: int = Field(default=2, ge=-inv09_qk_gain.POWERS, le=inv09_qk_gain.POWERS)
 
 
 class EntropyBandConfig(_Section):
@@ -151,8 +193,11 @@ class RunConfig(_Section):
     """None: all cores."""
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    ema: EmaConfig = EmaConfig()
     asha: AshaConfig = AshaConfig()
+    descent: DescentConfig = DescentConfig()
     lr_band: LrBandConfig = LrBandConfig()
+    qk: QkConfig = QkConfig()
     entropy_band: EntropyBandConfig = EntropyBandConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -164,6 +209,7 @@ class RunConfig(_Section):
             raise ValueError(f"optim.warmup must be at most steps, got {self.optim.warmup} and {self.steps}")
         self._fill("optim", "warmup", max(1, self.steps // 20))
         self._fill("asha", "r0", -(-self.steps // 3))
+        self._fill("descent", "window", max(20, self.steps // 20))
         self._fill("checkpoint", "every", max(1, self.steps // 4))
         return self
 
@@ -184,15 +230,50 @@ class RunConfig(_Section):
         return inv08_lr_band.Band(self.lr_band.n, self.lr_band.k)
 
     @property
+    def closure(self) -> inv05_lucas_closure.Closure | None:
+        """The even golden power that the gain is declared and configured to be, for INV-5; None when it is none."""
+        m, odd = divmod(self.qk.power, 2)
+        if odd or not inv05_lucas_closure.closes(self.model.qk_gain, m):
+            return None
+        return inv05_lucas_closure.Closure(m)
+
+    @property
+    def gain(self) -> inv09_qk_gain.GoldenGain:
+        """The declared golden gain of the attention scores, for INV-9."""
+        return inv09_qk_gain.GoldenGain(self.qk.power)
+
+    @property
     def entropy(self) -> inv04_nca_entropy_band.EntropyBand:
         """The exact band of the grid's entropy in nats, for INV-4."""
         band = self.entropy_band
         return inv04_nca_entropy_band.EntropyBand(as_written(band.low), as_written(band.high))
 
     @property
+    def windows(self) -> inv01_descent.Windows | None:
+        """The windows that INV-1 compares; None for a run shorter than three of them, which has too few comparisons."""
+        window = _resolved(self.descent.window, "descent.window")
+        if self.steps < 3 * window:
+            return None
+        return inv01_descent.Windows(window, self.descent.z, self.descent.tolerance)
+
+    @property
+    def averaging(self) -> inv06_ema_decay.Averaging:
+        """The declared decay of the averaged weights as exact decimals, for INV-6."""
+        return inv06_ema_decay.Averaging(as_written(self.ema.start), as_written(self.ema.end), self.ema.hull_every)
+
+    def decay(self, step: int) -> float:
+        """The decay of the average's update after optimizer step `step` (from 0), by the proved formula."""
+        return float(ema.decay_at(step, self.steps, *self.averaging.ends))
+
+    @property
     def rungs(self) -> tuple[int, ...]:
         """The steps after which a trial is judged: r0·3^k, those before the end."""
         return halving.rung_steps(_resolved(self.asha.r0, "asha.r0"), self.steps)
+
+    @property
+    def declared_rungs(self) -> inv10_asha_rungs.Rungs:
+        """The first rung and the end of the run, for INV-10, which makes the rungs of them itself."""
+        return inv10_asha_rungs.Rungs(_resolved(self.asha.r0, "asha.r0"), self.steps)
 
     @property
     def warmup(self) -> int:

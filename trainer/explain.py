@@ -23,6 +23,7 @@ def explain(invariant: Invariant, lock: ProofLock | None) -> str:
         "Observed\n" + "\n".join(f"  {q.symbol:<15} {q.meaning}{f' [{q.unit}]' if q.unit else ''}" for q in invariant.quantities)
         + f"\n  when            {', '.join(p.value for p in invariant.phases)}",
         f"Evidence: {cite(status)}\n" + "\n".join(_evidence(invariant, lock)),
+        _mutants(invariant, lock),
         "Limits\n" + "\n".join(_wrap(f"- {limit}", "  ") for limit in invariant.limits),
         "Sources\n" + "\n".join(_wrap(f"- {source}", "  ") for source in invariant.sources),
     ]  # fmt: skip
@@ -35,7 +36,7 @@ def _evidence(invariant: Invariant, lock: ProofLock | None) -> list[str]:
     for obligation in invariant.obligations:
         proof = shown.get(obligation.id)
         if proof is None:
-            grade = "NOT SHOWN"
+            grade = "slow tier" if obligation.slow else "NOT SHOWN"
         elif proof.about != fingerprints(obligation):
             grade = "STALE"
         else:
@@ -45,8 +46,16 @@ def _evidence(invariant: Invariant, lock: ProofLock | None) -> list[str]:
         detail = f" [{proof.detail}]" if proof and proof.detail else ""
         lines.append(textwrap.fill(claim + detail, WIDTH, initial_indent=label, subsequent_indent=" " * len(label)))
         if proof:
+            lines += [f"{' ' * len(label)}hypotheses {part}" for part in filter(None, proof.hypotheses.split(". "))]
             lines += [f"{' ' * len(label)}assumes: {fact}" for fact in proof.assumes]
     return lines
+
+
+def _mutants(invariant: Invariant, lock: ProofLock | None) -> str:
+    score = lock.mutants.get(invariant.id) if lock else None
+    told = f"{score}." if score else "None was judged: make verify."
+    text = f"{told} Mutants are single changes of the running functions that the proofs above are about; each one that is not "
+    return "Mutants\n" + _wrap(text + "shown equivalent must be refuted by a proof.", "  ")
 
 
 def _wrap(text: str, indent: str) -> str:

@@ -24,6 +24,8 @@ from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.standing import cite
 from karat.trainer.evaluate import Interrupted, bits_per_byte
 from karat.trainer.objectives.training import Losses
+from karat.trainer.observables import View
+from karat.trainer.observables import readings as plugged_in
 from karat.trainer.session import Session
 
 PLANNED = 100_000
@@ -52,9 +54,13 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         if disturb is not None:
             disturb(step)
         losses, norm = _gradient(session, step)
-        margins = session.monitor.check(Phase.BEFORE_STEP, step, _readings(session, step, losses))
+        view = View(session.objective, session.optimizer, losses, step, norm)
+        readings = [*_readings(session, step, losses), *plugged_in(session.plugins, Phase.BEFORE_STEP, view)]
+        margins = session.monitor.check(Phase.BEFORE_STEP, step, readings)
         _demand_finite(session, step, losses, norm)
         session.optimizer.step()
+        if session.average is not None:
+            session.average.update(step)
         progress.step, progress.after_step_due = step + 1, True
         _record(session, step, losses, norm, margins)
         _after(session, go_on)
@@ -69,13 +75,23 @@ def check_end(session: Session) -> None:
     with torch.no_grad():
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
     readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
-    session.monitor.check(Phase.FINISH, step, readings)
+    readings.append(probes.rungs_held(_rungs_held(session), step))
+    view = View(session.objective, session.optimizer, losses, step, None)
+    session.monitor.check(Phase.FINISH, step, [*readings, *plugged_in(session.plugins, Phase.FINISH, view)])
     _demand_finite(session, step, losses, 0.0)
 
 
 def final_loss(session: Session, go_on: Callable[[], bool]) -> float:
     """The validation loss at the end, in bits per byte."""
     return bits_per_byte(session.model, session.validation, session.config.model.context, go_on)
+
+
+def averaged_loss(session: Session, go_on: Callable[[], bool]) -> float | None:
+    """The same of the averaged weights; None where there are none."""
+    if session.average is None:
+        return None
+    with session.average.in_place_of_weights():
+        return final_loss(session, go_on)
 
 
 def hold_certificate(session: Session, final: float) -> None:
@@ -108,15 +124,20 @@ def planned_steps(steps: int) -> Iterable[int]:
 
 
 def _check_start(session: Session) -> None:
-    """The guards before the first step: the whole planned schedule, and the certificate as declared."""
+    """The guards before the first step: the planned schedule and rungs, the gain, and the certificate as declared."""
     config = session.config
     planned = [(config.schedule(step), config.plateau(step)) for step in planned_steps(config.steps)]
     certificate = config.certificate
-    session.monitor.check(
-        Phase.START,
-        0,
-        [probes.prune_certificate(float(certificate.target), certificate), probes.schedule_peak(planned, session.band)],
-    )
+    readings = [
+        probes.prune_certificate(float(certificate.target), certificate),
+        probes.closing_gain(session.model.gains(), config.closure),
+        probes.schedule_peak(planned, session.band),
+        probes.rungs_held(config.rungs, config.steps),
+    ]
+    if config.ema.enabled:
+        decays = [config.decay(step) for step in (*planned_steps(config.steps), config.steps)]
+        readings.append(probes.decay_plan(decays, config.averaging))
+    session.monitor.check(Phase.START, 0, readings)
 
 
 def _gradient(session: Session, step: int) -> tuple[Losses, float]:
@@ -144,7 +165,16 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     """What the guards look at before a step."""
     if session.config.policy is Policy.OFF:
         return []
-    readings = [probes.learning_rate(session.optimizer, session.config.plateau(step), session.band)]
+    config = session.config
+    readings = [probes.learning_rate(session.optimizer, config.plateau(step), session.band)]
+    readings.append(probes.closing_gain(session.model.gains(), config.closure))
+    windows, recent = config.windows, session.progress.recent
+    if windows is not None and len(recent) == 2 * windows.window:
+        readings.append(probes.smoothed_loss(recent))
+    if session.average is not None and session.average.used is not None:
+        average, last = session.average, session.average.used
+        scheduled = config.decay(step - 1)
+        readings.append(probes.weight_average(last, scheduled, average.previous, average.outside))
     rounded = [weight for _, weight in session.model.gf16_parameters()]
     if rounded:
         readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
@@ -152,6 +182,7 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
         return readings  # a grid or a mixture of NaN would name the wrong cause
     if losses.nca is not None:
         readings.append(probes.nca_entropy(losses.nca.hard_counts))
+    readings.append(probes.attention_scores(session.model.gains(), session.model.attention_samples(), config.gain))
     output = losses.output
     if output.mixing_SNN is not None and output.stream_spread is not None:
         readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))
@@ -163,6 +194,9 @@ def _record(session: Session, step: int, losses: Losses, norm: float, margins: d
     loss = float(losses.cross_entropy.detach()) / math.log(2)
     progress.last_loss = loss
     progress.first_loss = loss if progress.first_loss is None else progress.first_loss
+    windows = session.config.windows
+    if windows is not None:
+        progress.recent = [*progress.recent, loss][-2 * windows.window :]
     row = {
         "step": step,
         "loss": loss,
@@ -204,7 +238,16 @@ def _rung(session: Session, go_on: Callable[[], bool]) -> None:
         f"rung {step}: {loss:.4f} bits per byte, should_prune says "
         f"{'prune (recorded; the run goes on to test it)' if prune else 'keep'}"
     )
-    session.monitor.check(Phase.RUNG, step, [probes.prune_certificate(loss, config.certificate)])
+    session.monitor.check(
+        Phase.RUNG,
+        step,
+        [probes.prune_certificate(loss, config.certificate), probes.rungs_held(_rungs_held(session), step)],
+    )
+
+
+def _rungs_held(session: Session) -> list[int]:
+    """The steps at which a rung was really held so far."""
+    return [rung["step"] for rung in session.progress.rungs]
 
 
 def _void_certificate(session: Session, final: float, breach: str) -> None:

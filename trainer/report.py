@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,21 +11,33 @@ from pathlib import Path
 
 import torch
 
+from karat.core.errors import KaratError
 from karat.core.provenance import code_revision, environment
 from karat.core.render_markdown import run_markdown
-from karat.core.report import RunReport, write_report, write_text
+from karat.core.report import RunReport, digest_holds, write_report, write_text
 from karat.invariants import inv03_gf16_safe_domain as inv03
-from karat.invariants.catalogue import catalogue
+from karat.invariants.catalogue import BUILT_IN, found
 from karat.invariants.runtime.monitor import NOT_EXERCISED
 from karat.invariants.standing import cite
 from karat.trainer.loop import certificate_breach
+from karat.trainer.models.attention import SAMPLED
+from karat.trainer.observables import why_not
 from karat.trainer.session import Session
 
+NOT_ON_DUTY = {
+    "INV-1": "the run is shorter than three of its windows",
+    "INV-7": "it judges several finished runs: trainer gate RUN RUN RUN",
+}
 PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
 
 
 def build_report(
-    session: Session, outcome: str, exit_code: int, bpb: float | None, baseline: float | None
+    session: Session,
+    outcome: str,
+    exit_code: int,
+    bpb: float | None,
+    baseline: float | None,
+    averaged: float | None = None,
 ) -> RunReport:
     """The record of a run, however it ended."""
     config, progress, manifest = session.config, session.progress, session.corpus.manifest
@@ -59,10 +73,34 @@ def build_report(
             "parameters": _count(session),
         },
         config=config.model_dump(mode="json"),
-        environment={**environment(PACKAGES), "threads": str(torch.get_num_threads())},
+        environment={
+            **environment((*PACKAGES, *(plugin.package for plugin in session.plugins))),
+            "threads": str(torch.get_num_threads()),
+        },
         revision=code_revision(Path(__file__).parents[1]),
         timing={"training and evaluation": round(session.elapsed(), 1)},
+        weights=_weights(session) if bpb is not None else "",
+        averaged_bpb=averaged if averaged is not None and math.isfinite(averaged) else None,
     )
+
+
+def read_run_report(run: Path) -> tuple[RunReport, str]:
+    """(report, digest) of a run that ended; KaratError when there is none or its digest does not hold."""
+    path = run / "report.json"
+    if not path.is_file():
+        raise KaratError(f"{run} has no report", required="a run that ended", next_step=f"trainer resume {run}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        stated = data.pop("digest")
+        report = RunReport.model_validate(data)
+        holds = digest_holds({**data, "digest": stated})
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise KaratError(
+            f"{path} is not a run report: {str(error).splitlines()[0]}", required="the file as it was written"
+        ) from error
+    if not holds:
+        raise KaratError(f"{path} was altered: its digest is not that of its content", required=f"digest {stated}")
+    return report, str(stated)
 
 
 def write_run_report(session: Session, report: RunReport) -> str:
@@ -76,6 +114,15 @@ def write_run_report(session: Session, report: RunReport) -> str:
     return digest
 
 
+def _weights(session: Session) -> str:
+    """The SHA-256 of the model's tensors, name by name: equal for two runs that ended with equal weights."""
+    content = hashlib.sha256()
+    for name, tensor in session.model.state_dict().items():
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
 def _count(session: Session) -> int:
     return sum(parameter.numel() for parameter in session.objective.parameters())
 
@@ -85,8 +132,21 @@ def _note(session: Session, invariant: str) -> str:
     if invariant == "INV-2":
         count = len(session.progress.rungs)
         return f"{count} rung{'' if count == 1 else 's'} consulted"
+    if invariant == "INV-10":
+        return (
+            f"{len(session.progress.rungs)} held, judged where they are and at both ends of the run; one trial of one"
+        )
+    if invariant == "INV-9":
+        return f"{_how_often(session, invariant)}; every layer and head, at the first {SAMPLED} positions of a sequence"
     if invariant == "INV-3" and session.config.model.d_model < inv03.POLICY_D_MODEL:
         return f"policy d_model >= {inv03.POLICY_D_MODEL} is not met; nothing proves that policy"
+    if invariant == "INV-1":
+        window = session.config.descent.window
+        return f"statistical; every step from {2 * window if window else 0} on"
+    return _how_often(session, invariant)
+
+
+def _how_often(session: Session, invariant: str) -> str:
     checks, steps = session.monitor.guards[invariant].checks, session.progress.step
     return "every step" if checks >= steps else f"only {checks} checks in {steps} steps"
 
@@ -111,10 +171,19 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
     """What this report does not show, said outright."""
     on_duty = session.monitor.guards
     notes = [
-        f"{invariant.id} {invariant.slug}: not on duty, this configuration has no such quantity"
-        for invariant in catalogue()
+        f"{invariant.id} {invariant.slug}: not on duty, "
+        + NOT_ON_DUTY.get(invariant.id, "this configuration has no such quantity")
+        + (
+            f" ({session.config.steps} steps, {session.config.descent.window} in a window)"
+            if invariant.id == "INV-1"
+            else ""
+        )
+        for invariant in BUILT_IN
         if invariant.id not in on_duty
     ]
+    notes += [f"{p.invariant.id} {p.invariant.slug} of the package {p.package}: not on duty, {why_not(p)}"
+              for p in found(with_probes=True).plugins if p.invariant.id not in on_duty]  # fmt: skip
+    notes += [f"left out: {error.seen}" for error in found(with_probes=True).broken]
     if session.progress.resumed_at:
         notes.append(
             f"the run was resumed at step {', '.join(map(str, session.progress.resumed_at))}; the tallies cover all of it"

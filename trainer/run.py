@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from karat.core.errors import CheckpointError, ConfigError, KaratError, StorageError
+from karat.core.errors import CheckpointError, ConfigError, StorageError
 from karat.core.policy import Policy
 from karat.core.render_markdown import run_markdown
-from karat.core.report import RunReport, digest_holds, write_text
+from karat.core.report import write_text
 from karat.invariants.runtime.monitor import NOT_EXERCISED, Stopped
 from karat.trainer.checkpoint import latest_checkpoint, load_checkpoint
 from karat.trainer.config import RunConfig
@@ -22,9 +22,9 @@ from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.data.baseline import trigram_bpb
 from karat.trainer.evaluate import Interrupted
-from karat.trainer.loop import Disturb, Diverged, check_end, final_loss, hold_certificate, train
+from karat.trainer.loop import Disturb, Diverged, averaged_loss, check_end, final_loss, hold_certificate, train
 from karat.trainer.plot import plot_run
-from karat.trainer.report import build_report, write_run_report
+from karat.trainer.report import build_report, read_run_report, write_run_report
 from karat.trainer.session import Session, open_session, take_up
 from karat.trainer.signals import StopRequest
 
@@ -160,7 +160,7 @@ def keep_rows_before(path: Path, step: int) -> None:
 def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> tuple[int, float | None]:
     """Trains, evaluates, saves and reports; a violation, a divergence or a signal ends it with a checkpoint."""
     console, out = session.console, session.out
-    bpb = baseline = None
+    bpb = baseline = averaged = None
     message = ""
     try:
         baseline = trigram_bpb(session.corpus.train, session.validation.tokens)
@@ -169,6 +169,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
             train(session, stop.go_on, disturb)
         check_end(session)
         session.save("final")
+        averaged = averaged_loss(session, stop.go_on)
         bpb = final_loss(session, stop.go_on)
         if not math.isfinite(bpb):
             raise Diverged(
@@ -191,7 +192,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
             required=f"{CONFIG}, log.jsonl and ledger.jsonl, as the run wrote them",
             next_step="start the run again, in a folder that nothing else touches",
         )
-    report = build_report(session, outcome, code, bpb, baseline)
+    report = build_report(session, outcome, code, bpb, baseline, averaged)
     digest = write_run_report(session, report)
     try:
         plot_run(session, baseline)
@@ -228,17 +229,4 @@ def _announce(session: Session, baseline: float) -> None:
 
 def show_report(run: Path) -> str:
     """The report of a run as Markdown, made of report.json; KaratError when there is none or its digest does not hold."""
-    path = run / "report.json"
-    if not path.is_file():
-        raise KaratError(f"{run} has no report", required="a run that ended", next_step=f"trainer resume {run}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        stated = data.pop("digest")
-        report = RunReport.model_validate(data)
-    except (ValueError, KeyError, AttributeError) as error:
-        raise KaratError(
-            f"{path} is not a run report: {str(error).splitlines()[0]}", required="the file as it was written"
-        ) from error
-    if not digest_holds({**data, "digest": stated}):
-        raise KaratError(f"{path} was altered: its digest is not that of its content", required=f"digest {stated}")
-    return run_markdown(report, stated)
+    return run_markdown(*read_run_report(run))

@@ -16,10 +16,12 @@ from karat.core.report import ProofStatus
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
-from karat.invariants.catalogue import find
+from karat.invariants.catalogue import find, found
+from karat.invariants.plugins import Plugin, demand_sound
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Monitor
 from karat.invariants.standing import demand_current, standings
+from karat.trainer import observables
 from karat.trainer.checkpoint import (
     Checkpoint,
     capture_rng,
@@ -38,6 +40,7 @@ from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.nca import NcaObjective, near_equal_classes
 from karat.trainer.objectives.training import TrainingObjective
 from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.ema import WeightAverage
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Progress:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     resumed_at: list[int] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+    """The step losses that INV-1 still looks at, in bits per byte: at most two windows of them."""
 
 
 @dataclass
@@ -70,8 +75,11 @@ class Session:
     ledger: Ledger
     log: Ledger
     console: Console
+    average: WeightAverage | None = None
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
+    plugins: tuple[Plugin, ...] = ()
+    """Those of other packages that are on duty; none when the policy is OFF."""
 
     @property
     def model(self) -> Transformer:
@@ -97,6 +105,7 @@ class Session:
             extra={
                 "progress": {**vars(self.progress), "seconds": self.elapsed()},
                 "monitor": self.monitor.state(),
+                "average": self.average.state() if self.average is not None else None,
                 "duty": self.duty(),
                 "data": self.corpus.manifest.digest,
                 "data_position": self.progress.step,
@@ -121,23 +130,41 @@ class Session:
 
 def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
     """(invariant, declared parameters) of the guards that this configuration calls for, in the catalogue's order."""
-    chosen: list[tuple[str, Any]] = [("INV-2", config.certificate)]
+    chosen: list[tuple[str, Any]] = []
+    if config.windows is not None:
+        chosen.append(("INV-1", config.windows))
+    chosen.append(("INV-2", config.certificate))
     if config.model.gf16:
         chosen.append(("INV-3", inv03.DEFAULT))
     if config.model.nca:
         chosen.append(("INV-4", config.entropy))
+    if config.closure is not None:
+        chosen.append(("INV-5", config.closure))
+    if config.ema.enabled:
+        chosen.append(("INV-6", config.averaging))
     chosen.append(("INV-8", config.band))
+    chosen.append(("INV-9", config.gain))
+    chosen.append(("INV-10", config.declared_rungs))
     if config.model.streams > 1:
         chosen.append(("INV-11", inv11.DEFAULT))
     return [(find(name), parameters) for name, parameters in chosen]
 
 
+def plugins_on_duty() -> tuple[Plugin, ...]:
+    """The plug-ins whose quantities this trainer offers."""
+    return tuple(plugin for plugin in found(with_probes=True).plugins if observables.moments(plugin))
+
+
 def open_session(config: RunConfig, out: Path, console: Console) -> Session:
     """Loads the data, builds the model and puts the guards on duty. Under STRICT it demands current proofs first."""
-    guards = guards_of(config)
+    plugins, broken = plugins_on_duty(), found(with_probes=True).broken
+    guards = [*guards_of(config), *((plugin.invariant, plugin.invariant.parameters) for plugin in plugins)]
     proofs = standings(invariant for invariant, _ in guards)
     if config.policy is Policy.STRICT:
+        demand_sound(broken)
         demand_current(proofs)
+    for error in broken:
+        console.warn(f"left out: {error}")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -174,18 +201,27 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         ledger=ledger,
         log=Ledger(out / "log.jsonl"),
         console=console,
+        plugins=plugins if config.policy is not Policy.OFF else (),
+        average=_weight_average(config, objective.model) if config.ema.enabled else None,
     )
+
+
+def _weight_average(config: RunConfig, model: Transformer) -> WeightAverage:
+    """The averages of the model's weights, with the declared decay."""
+    start, _ = config.averaging.ends
+    return WeightAverage(model.named_parameters(), config.decay, every=config.ema.hull_every, first=start)
 
 
 def take_up(session: Session, checkpoint: Checkpoint) -> None:
     """Restores a checkpoint into a freshly opened session, bit for bit. Errors when it belongs to another run."""
     require_same_config(checkpoint, session.config.digest, session.config.trajectory)
-    changed = [name for name, text in session.duty().items() if checkpoint.extra["duty"].get(name) != text]
+    now, then = session.duty(), checkpoint.extra["duty"]
+    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
     if changed:
         raise CheckpointError(
             f"{', '.join(changed)}: not as declared when this run began, so its report would not be true of its first steps",
-            required="; ".join(f"{name}: {checkpoint.extra['duty'].get(name, 'not on duty')}" for name in changed),
-            next_step="leave config.toml as the run wrote it, or start a new run",
+            required="; ".join(f"{name}: {then.get(name, 'not on duty')}" for name in changed),
+            next_step="leave config.toml as the run wrote it and the same packages installed, or start a new run",
         )
     if checkpoint.extra["data"] != session.corpus.manifest.digest:
         raise DataError(
@@ -197,5 +233,7 @@ def take_up(session: Session, checkpoint: Checkpoint) -> None:
     restore_optimizer(session.optimizer, checkpoint)
     restore_rng(checkpoint.rng)
     session.monitor.restore(checkpoint.extra["monitor"])
+    if session.average is not None:
+        session.average.restore(checkpoint.extra["average"])
     session.progress = Progress(**checkpoint.extra["progress"])
     session.progress.resumed_at.append(session.progress.step)

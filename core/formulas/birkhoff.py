@@ -7,6 +7,7 @@ exactly; Sinkhorn normalisation reaches that only in the limit. Source: mHC-lite
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -26,7 +27,8 @@ def mixture(weights: Sequence[Number], n: int, ops: Ops = FLOAT) -> list[list[Nu
     if len(weights) != len(perms):
         raise ValueError(f"a mixture for n = {n} takes {len(perms)} weights, got {len(weights)}")
     return [
-        [ops.sum(w for w, perm in zip(weights, perms, strict=True) if perm[i] == j) for j in range(n)] for i in range(n)
+        [ops.sum(w for w, perm in zip(weights, perms, strict=False) if perm[i] == j) for j in range(n)]
+        for i in range(n)
     ]
 
 
@@ -44,25 +46,20 @@ def apply(a: Matrix, x: Sequence[Number], ops: Ops = FLOAT) -> list[Number]:
 def residual(a: Matrix, ops: Ops = FLOAT) -> Number:
     """How far a is from doubly stochastic: the largest of |row sum - 1|, |column sum - 1| and -entry; >= 0."""
     n = len(a)
-    worst: Number = 0
+    defects: list[Number] = []
     for i in range(n):
-        row = ops.absolute(ops.sum(a[i]) - 1)
-        column = ops.absolute(ops.sum(a[j][i] for j in range(n)) - 1)
-        worst = ops.maximum(ops.maximum(row, column), worst)
-        for entry in a[i]:
-            worst = ops.maximum(-entry, worst)
-    return worst
+        defects.append(ops.absolute(ops.sum(a[i]) - 1))
+        defects.append(ops.absolute(ops.sum(a[j][i] for j in range(n)) - 1))
+        defects.extend(-entry for entry in a[i])
+    return functools.reduce(ops.maximum, defects)
 
 
 def gain(a: Matrix, ops: Ops = FLOAT) -> Number:
     """The larger of the infinity norm and the 1-norm: the largest absolute row or column sum."""
     n = len(a)
-    worst: Number = 0
-    for i in range(n):
-        row = ops.sum(ops.absolute(entry) for entry in a[i])
-        column = ops.sum(ops.absolute(a[j][i]) for j in range(n))
-        worst = ops.maximum(ops.maximum(row, column), worst)
-    return worst
+    rows = [ops.sum(ops.absolute(entry) for entry in row) for row in a]
+    columns = [ops.sum(ops.absolute(a[j][i]) for j in range(n)) for i in range(n)]
+    return functools.reduce(ops.maximum, [*rows, *columns])
 
 
 def sinkhorn_step(a: Matrix, ops: Ops = FLOAT) -> list[list[Number]]:

@@ -84,10 +84,11 @@ def message(v: Violation) -> str:
     margin = "not a number" if v.margin is None else f"{v.margin:+.4g}{unit}"
     previous = "" if v.previous_margin is None else f"   (previous {v.previous_margin:+.4g})"
     observed = v.observed if not v.reason else f"{v.observed}   ({v.reason})"
+    probe = v.probe if ", " in v.probe else f"invariants/runtime/probes.py, {v.probe}"
     return "\n".join(
         (
             f"{v.invariant} {v.slug} violated {where}",
-            f"  observed   {observed}   (invariants/runtime/probes.py, {v.probe})",
+            f"  observed   {observed}   ({probe})",
             f"  required   {v.required}",
             f"  margin     {margin}{previous}",
             f"  evidence   {v.evidence}",

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
 
+from karat.core.formulas import attention
 from karat.core.formulas.entropy import entropy_of_counts_nats
 from karat.core.observation import Observation
+from karat.invariants import inv01_descent as inv01
 from karat.invariants import inv02_asha_threshold as inv02
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv04_nca_entropy_band as inv04
+from karat.invariants import inv05_lucas_closure as inv05
+from karat.invariants import inv06_ema_decay as inv06
 from karat.invariants import inv08_lr_band as inv08
+from karat.invariants import inv09_qk_gain as inv09
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
+from karat.invariants.runtime.torch_ops import TORCH
 
 Numbers = Mapping[str, list[float]]
 
@@ -52,6 +59,12 @@ def observe(readings: Sequence[Reading]) -> list[Observation]:
             place += tensor.numel()
         observations.append(Observation(reading.invariant_id, reading.values(own), reading.probe))
     return observations
+
+
+def smoothed_loss(losses: Sequence[float]) -> Reading:
+    """INV-1: mean and variance of two adjacent windows of step losses in bits per byte, the earlier half first."""
+    observed = inv01.observe(list(losses))
+    return Reading("INV-1", "smoothed_loss", {}, lambda _: observed)
 
 
 def learning_rate(optimizer: torch.optim.Optimizer, on_plateau: bool, band: inv08.Band) -> Reading:
@@ -104,6 +117,28 @@ def nca_entropy(counts: torch.Tensor) -> Reading:
     return Reading("INV-4", "nca_entropy", {"counts": counts}, values)
 
 
+def decay_plan(decays: Sequence[float], averaging: inv06.Averaging) -> Reading:
+    """INV-6 before the first step: the worst of the planned decays, the first held to the start, the last to the end."""
+    low, high = averaging.ends
+    observed = [
+        {"decay": decay, "scheduled": decay, "previous": previous, "outside": 0.0}
+        for previous, decay in zip((low, *decays), decays, strict=False)
+    ]
+    observed[0]["scheduled"], observed[-1]["scheduled"] = low, high
+    worst = min(observed, key=lambda values: inv06.margin(values, averaging))
+    return Reading("INV-6", "decay_plan", {}, lambda _: worst)
+
+
+def weight_average(decay: float, scheduled: float, previous: float, outside: torch.Tensor) -> Reading:
+    """INV-6: the decay of the last update, what was declared for it, and how far each average is outside its hull."""
+
+    def values(numbers: Numbers) -> Mapping[str, Any]:
+        worst = next((x for x in numbers["outside"] if x - x != 0), max(numbers["outside"]))
+        return {"decay": decay, "scheduled": scheduled, "previous": previous, "outside": worst}
+
+    return Reading("INV-6", "weight_average", {"outside": outside}, values)
+
+
 def mixing_matrices(matrices: torch.Tensor, spread: torch.Tensor) -> Reading:
     """INV-11: the mixing matrices, shape (S, n, n) in the order of depth, and the spread of the streams, shape ()."""
     if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or not len(matrices) or spread.numel() != 1:
@@ -130,3 +165,67 @@ def prune_certificate(loss: float, certificate: inv02.Certificate) -> Reading:
         "gap": certificate.gap,
     }
     return Reading("INV-2", "prune_certificate", {}, lambda _: observed)
+
+
+def closing_gain(gains: Sequence[float], declared: inv05.Closure | None) -> Reading:
+    """INV-5: of the layers' gains in force the one that closes worst, as an exact fraction; the first that is not finite."""
+    odd = [gain for gain in gains if gain - gain != 0]
+    if odd or declared is None:
+        return Reading("INV-5", "closing_gain", {}, lambda _: {"gain": odd[0] if odd else gains[0]})
+    worst = min((Fraction(gain) for gain in gains), key=lambda gain: inv05.margin({"gain": gain}, declared))
+    return Reading("INV-5", "closing_gain", {}, lambda _: {"gain": worst})
+
+
+def attention_scores(
+    gains: Sequence[float], samples: Sequence[tuple[torch.Tensor, ...] | None], declared: inv09.GoldenGain
+) -> Reading:
+    """INV-9: the worst gain in force, and what (q, k, v, output) of every layer say; each (H, P, head_dim), P positions.
+
+    A layer without a sample was not run as it is declared to be: nothing finite is observed, which is a violation.
+    """
+    lowest, highest = declared.ends
+    odd = [gain for gain in gains if gain - gain != 0]
+    worst = odd[0] if odd else max(gains, key=lambda gain: max(lowest - gain, gain - highest))
+    present = [sample for sample in samples if sample is not None]
+    if not present or len(present) < len(samples):
+        nothing = float("nan")
+        return Reading("INV-9", "attention_scores", {},
+                       lambda _: {"gain": worst, "deviation": nothing, "spread": nothing})  # fmt: skip
+    q, k, v, mixed = (torch.stack(parts) for parts in zip(*present, strict=True))  # (L, H, P, head_dim)
+    scale = attention.score_scale(declared.gain, q.shape[-1] ** 0.5)
+    scores = attention.score(q[..., :, None, :].unbind(-1), k[..., None, :, :].unbind(-1), scale, TORCH)
+    deviation = deviation_of(scores, q, k, v, mixed, scale)
+    spread = spread_of(scores)
+    return Reading("INV-9", "attention_scores", {"deviation": deviation, "spread": spread},
+                   lambda numbers: {"gain": worst, "deviation": numbers["deviation"][0],
+                                    "spread": numbers["spread"][0]})  # fmt: skip
+
+
+def deviation_of(
+    scores: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mixed: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """How far `mixed` is from causal softmax attention with these scores; shape (), see GoldenGain."""
+    positions = scores.shape[-1]
+    future = torch.ones(positions, positions, dtype=torch.bool, device=scores.device).triu(1)
+    defined = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+    largest = v.abs().amax((-1, -2)).clamp_min(torch.finfo(v.dtype).tiny)
+    score_by_norms = scale * q.norm(dim=-1).amax(-1) * k.norm(dim=-1).amax(-1)
+    worst: torch.Tensor = ((mixed - defined).abs().amax((-1, -2)) / (largest * (1 + score_by_norms))).amax()
+    return worst
+
+
+def spread_of(scores: torch.Tensor) -> torch.Tensor:
+    """The largest second difference of neighbouring positions' scores, of the head where it is least; 0 for one position."""
+    if scores.shape[-1] < 2:
+        return scores.new_zeros(())
+    near, right, below, across = (
+        scores[..., :-1, :-1], scores[..., :-1, 1:], scores[..., 1:, :-1], scores[..., 1:, 1:],
+    )  # fmt: skip
+    differences: torch.Tensor = attention.interaction(near, right, below, across)
+    return differences.abs().amax((-1, -2)).amin()
+
+
+def rungs_held(rungs: Sequence[int], step: int) -> Reading:
+    """INV-10: the steps at which a rung was held (before the first step: is planned) and how many steps are done."""
+    observed = {"rungs": list(rungs), "step": Fraction(step)}
+    return Reading("INV-10", "rungs_held", {}, lambda _: observed)

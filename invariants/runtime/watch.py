@@ -8,7 +8,8 @@ checked, and why. (Guards that need no declaration, for any training run, are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,11 +24,13 @@ from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
 from karat.invariants.catalogue import find
+from karat.invariants.runtime.by_name import reading_by_name
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Monitor
 from karat.invariants.runtime.probes import Reading, gf16_absmax, learning_rate, mixing_matrices
 from karat.invariants.standing import demand_current, standings
 
+Observe = Callable[[int], Mapping[str, Any]]
 Mixing = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -82,14 +85,16 @@ def watch(
     plateau: Callable[[int], bool] | None = None,
     gf16: Iterable[str] | None = None,
     mixing: Mixing | None = None,
+    invariants: Mapping[str, Observe] | None = None,
     ledger: Path | None = None,
 ) -> Watch:
     """Attaches the declared guards to optimizer.step(); under STRICT a violation raises before the step changes anything.
 
     lr_band: INV-8 on every parameter group (plateau(step) says where the lower end counts; nowhere by default).
     gf16: names of parameters that go through GF16 (INV-3). mixing(): (matrices (S, n, n), spread ()) of the last
-    forward (INV-11). ConfigError when a name does not exist or nothing is declared. A closure passed to optimizer.step
-    runs after the guards have looked.
+    forward (INV-11). invariants: others of the catalogue, plug-ins too, by id or slug, each with a function of the step
+    that gives what it observes, by name, as numbers or tensors; they run with their declared parameters. ConfigError
+    when a name does not exist or nothing is declared. A closure passed to optimizer.step runs after the guards looked.
     """
     if policy not in list(Policy):
         raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
@@ -118,10 +123,21 @@ def watch(
         probes.append(lambda step: mixing_matrices(*read()))
     else:
         not_checked["INV-11"] = "no mixing matrices were declared"
+    for name, observe in (invariants or {}).items():
+        invariant = find(name)
+        if invariant.id in [taken for taken, _ in guarded]:
+            raise ConfigError(f"{invariant.id} is declared twice", required="one declaration of each invariant")
+        guarded.append((invariant.id, invariant.parameters))
+        not_checked.pop(invariant.id, None)
+        probes.append(partial(_declared, invariant.id, observe))
     monitor = _on_duty(guarded, chosen)
     rows = Ledger(ledger) if ledger is not None else None
     monitor.ledger = rows
     return Watch(optimizer, monitor, probes, not_checked, rows)
+
+
+def _declared(invariant_id: str, observe: Observe, step: int) -> Reading:
+    return reading_by_name(invariant_id, "watch, invariants", observe(step))
 
 
 def _on_duty(guarded: list[tuple[str, Any]], policy: Policy) -> Monitor:
@@ -129,7 +145,7 @@ def _on_duty(guarded: list[tuple[str, Any]], policy: Policy) -> Monitor:
     if not guarded:
         raise ConfigError(
             "nothing was declared, so there is nothing to watch",
-            required="lr_band, gf16 or mixing",
+            required="lr_band, gf16, mixing or invariants",
             next_step="see watch.__doc__",
         )
     invariants = [(find(name), parameters) for name, parameters in guarded]

@@ -11,7 +11,7 @@ from karat.core.evidence import Counterexample, Grade
 from karat.core.obligation import BitLaw
 from karat.core.ops import FLOAT
 from karat.proofs import discipline
-from karat.proofs.engines.z3_engine import RLIMIT, resource_count
+from karat.proofs.engines.budget import Budget
 from karat.proofs.evaluate import model_value
 from karat.proofs.exploration import Outcome, samples
 from karat.proofs.machine_carriers import BitSym
@@ -19,7 +19,7 @@ from karat.proofs.real_carrier import SymbolicOps
 from karat.proofs.symbolic import Explorer, SBool
 
 
-def prove_bit_law(obligation: BitLaw) -> Outcome:
+def prove_bit_law(obligation: BitLaw, *, thorough: bool = True) -> Outcome:
     """Decides a law for all values of its variables; each is zero-extended into a lane."""
     if obligation.must_fail:
         raise ValueError("a law of bits cannot be kept as a refutation: its inputs are not replayed on the claim")
@@ -36,35 +36,49 @@ def prove_bit_law(obligation: BitLaw) -> Outcome:
     given = hypotheses[0].value
     paths = explorer.run(lambda: obligation.show(v, z3, *obligation.about))
     checks = {"paths": str(len(paths))}
-    used = 0
+    budget = Budget("QF_FP", times=10)
 
-    def check(*assertions: Any) -> tuple[str, Any]:
-        nonlocal used
-        solver = z3.SolverFor("QF_FP")
-        solver.set("rlimit", 10 * RLIMIT)
-        solver.add(*assertions)
-        result = str(solver.check())
-        used = max(used, resource_count(solver))
-        return result, (solver.model() if result == "sat" else None)
-
-    if check(*given)[0] != "sat":
+    if budget.check(*given, purpose="hypotheses")[0] != "sat":
         return Outcome(Grade.VACUOUS, "no input satisfies the hypotheses", None, checks)
+    if any(path.condition for path in paths):
+        some = z3.Or(*[z3.And(*path.condition) for path in paths])
+        if budget.check(*given, z3.Not(some), purpose="completeness")[0] != "unsat":
+            return Outcome(Grade.UNKNOWN, "path conditions not shown exhaustive", None, checks, rlimit=budget.used)
     for path in paths:
-        result, model = check(*given, *path.condition, z3.Not(_term(path.value)))
+        result, model = budget.check(*given, *path.condition, z3.Not(_term(path.value)), purpose="goal")
         if result == "sat":
             values = {name: model_value(model, term) for name, term in narrow.items()}
-            return Outcome(Grade.REFUTED, "Z3 found an input", _reproduce(obligation, values), checks, rlimit=used)
+            return Outcome(
+                Grade.REFUTED, "Z3 found an input", _reproduce(obligation, values), checks, rlimit=budget.used
+            )
         if result != "unsat":
-            return Outcome(Grade.UNKNOWN, "undecided within the resource limit", None, checks, rlimit=used)
+            return Outcome(Grade.UNKNOWN, "undecided within the resource limit", None, checks, rlimit=budget.used)
 
+    inputs = " x ".join(f"2^{width}" for width in obligation.variables.values())
+    if not thorough:
+        return Outcome(Grade.PROVED, f"all {inputs} inputs", None, checks, rlimit=budget.used)
     havoc = [_arbitrary(f, place, obligation.lane) for place, f in enumerate(obligation.about)]
     loose = explorer.run(lambda: obligation.show(v, z3, *havoc))
-    if not any(check(*given, *p.condition, z3.Not(_term(p.value)))[0] == "sat" for p in loose):
-        return Outcome(Grade.VACUOUS, "holds for any function whatever", None, checks, rlimit=used)
+    differs = ([*given, *path.condition, z3.Not(_term(path.value))] for path in loose)
+    if not any(budget.check(*terms, purpose="arbitrary function")[0] == "sat" for terms in differs):
+        return Outcome(Grade.VACUOUS, "holds for any function whatever", None, checks, rlimit=budget.used)
     checks["not a tautology"] = "fails for an arbitrary function"
+    if given:
+        checks["hypotheses needed"] = _needs(list(obligation.given(v)), given, paths, budget)
     checks["translation validated"] = _validate(obligation, narrow, paths)
-    inputs = " x ".join(f"2^{width}" for width in obligation.variables.values())
-    return Outcome(Grade.PROVED, f"all {inputs} inputs", None, checks, rlimit=used)
+    return Outcome(Grade.PROVED, f"all {inputs} inputs", None, checks, rlimit=budget.used)
+
+
+def _needs(labels: list[str], given: list[Any], paths: list[Any], budget: Budget) -> str:
+    """Which hypotheses the law fails without, and which it does not need; as for theorems over the reals."""
+    found: dict[str, list[str]] = {}
+    for place, label in enumerate(labels):
+        others = [term for k, term in enumerate(given) if k != place]
+        differs = ([*others, *path.condition, z3.Not(_term(path.value))] for path in paths)
+        answers = {budget.check(*terms, purpose="needed")[0] for terms in differs}
+        answer = "needed" if "sat" in answers else "redundant" if answers == {"unsat"} else "not shown needed"
+        found.setdefault(answer, []).append(label)
+    return ". ".join(f"{answer}: {'; '.join(names)}" for answer, names in found.items())
 
 
 def _raises(obligation: BitLaw) -> Counterexample | None:

@@ -52,7 +52,7 @@ class SympyOps:
         return sympy.Rational(value)
 
 
-def prove_identity(obligation: Identity) -> Outcome:
+def prove_identity(obligation: Identity, *, thorough: bool = True) -> Outcome:
     """Decides whether every expression is zero identically."""
     discipline.demand(obligation.about, straight=True)
     expressions = flatten(list(_named(obligation.show(sympy, SympyOps(), *obligation.about))))
@@ -64,7 +64,7 @@ def prove_identity(obligation: Identity) -> Outcome:
             note = f"expression {place + 1} of {len(expressions)} leaves {str(rest)[:200]}"
             return Outcome(Grade.REFUTED, note, Counterexample(values={}, reproduced=True, note=note))
     checks = {}
-    if obligation.about:
+    if obligation.about and thorough:
         count = [0]
         havoc = [_arbitrary(f, count) for f in obligation.about]
         loose = flatten(list(_named(obligation.show(sympy, SympyOps(), *havoc))))

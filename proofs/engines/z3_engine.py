@@ -17,12 +17,14 @@ import z3
 from karat.core.evidence import Counterexample, Grade
 from karat.core.obligation import FloatLaw, Formula
 from karat.proofs import discipline
+from karat.proofs.engines.budget import RLIMIT, Budget
+from karat.proofs.engines.vacuity import NOTICED, goals_of, needs, notices, sides
 from karat.proofs.evaluate import model_value
 from karat.proofs.exploration import (
     Exploration,
     Failure,
     Outcome,
-    arbitrary,
+    OutsideHypotheses,
     compare_with_floats,
     compare_with_paths,
     explore,
@@ -33,60 +35,39 @@ from karat.proofs.exploration import (
 )
 from karat.proofs.machine_carriers import DoubleSym
 from karat.proofs.real_carrier import RealSym, SymbolicOps
-from karat.proofs.symbolic import SBool
-
-RLIMIT = 40_000_000
-"""Resource units per query: about ten times the most that any query of the catalogue needs."""
 
 
-def resource_count(solver: Any) -> int:
-    """The resource units used so far in this process: Z3 counts them up per context, not per query."""
-    return next((int(value) for key, value in solver.statistics() if key == "rlimit count"), 0)
-
-
-class Budget:
-    """Runs queries under the limit and notes the most that one of them used."""
-
-    def __init__(self, logic: str | None) -> None:
-        self.logic, self.used, self._total = logic, 0, 0
-
-    def check(self, *assertions: Any) -> tuple[str, Any]:
-        """("sat" | "unsat" | "unknown", model or None)."""
-        solver = z3.SolverFor(self.logic) if self.logic else z3.Solver()
-        solver.set("rlimit", RLIMIT)
-        solver.add(*assertions)
-        result = str(solver.check())
-        total = resource_count(solver)
-        self.used, self._total = max(self.used, total - self._total), total
-        return result, (solver.model() if result == "sat" else None)
-
-
-def prove_formula(obligation: Formula) -> Outcome:
-    """Decides a theorem over reals and integers."""
+def prove_formula(obligation: Formula, *, thorough: bool = True) -> Outcome:
+    """Decides a theorem over reals and integers. Not thorough: the claim alone, without the checks on it."""
     sorts = {"real": z3.Real, "int": z3.Int}
     terms = {name: sorts[sort](name) for name, sort in obligation.variables.items()}
-    return _prove(obligation, terms, RealSym, SymbolicOps(obligation.tangents), Budget(None))
+    return _prove(obligation, terms, RealSym, SymbolicOps(obligation.tangents), Budget(None), thorough)
 
 
-def prove_float_law(obligation: FloatLaw) -> Outcome:
-    """Decides a law of float64."""
+def prove_float_law(obligation: FloatLaw, *, thorough: bool = True) -> Outcome:
+    """Decides a law of float64; thorough as above."""
     terms = {name: z3.FP(name, z3.Float64()) for name in obligation.variables}
-    return _prove(obligation, terms, DoubleSym, SymbolicOps(), Budget("QF_FP"))
+    return _prove(obligation, terms, DoubleSym, SymbolicOps(), Budget("QF_FP"), thorough)
 
 
-def _prove(obligation: Any, terms: dict[str, Any], carrier: type, ops: SymbolicOps, budget: Budget) -> Outcome:
+def _prove(
+    obligation: Any, terms: dict[str, Any], carrier: type, ops: SymbolicOps, budget: Budget, thorough: bool
+) -> Outcome:
     discipline.demand(obligation.about)
     reserved = [name for name in terms if name == "phi" or not name.isidentifier()]
     if reserved:
         raise ValueError(f"{', '.join(reserved)}: a name that the carriers use, or that is none")
     checks: dict[str, str] = {}
     points = samples(obligation)
+    outside: OutsideHypotheses | None = None
     if not obligation.must_fail:
         try:
             for point in points:
                 run_on_numbers(obligation, point)
         except Failure as failure:
             return Outcome(Grade.REFUTED, "fails on a sample", failure.counterexample, checks)
+        except OutsideHypotheses as error:
+            outside = error
     v = SimpleNamespace(**{name: carrier(term) for name, term in terms.items()}, ops=ops)
     exploration = explore(obligation, v, obligation.about)
     assumes = tuple(exploration.explorer.assumed)
@@ -95,7 +76,10 @@ def _prove(obligation: Any, terms: dict[str, Any], carrier: type, ops: SymbolicO
     checks["hypotheses satisfiable"] = _witness(satisfiable, witness, terms)
     if satisfiable != "sat":
         grade = Grade.VACUOUS if satisfiable == "unsat" else Grade.UNKNOWN
-        return Outcome(grade, f"hypotheses {satisfiable}", None, checks, assumes, budget.used)
+        detail = "the hypotheses contradict each other" if satisfiable == "unsat" else "hypotheses undecided"
+        return Outcome(grade, detail, None, checks, assumes, budget.used)
+    if outside is not None:
+        raise outside
 
     checks["paths"] = f"{len(exploration.paths)}, complete" if _complete(exploration, budget) else "not shown complete"
     if "complete" not in checks["paths"] or checks["paths"].startswith("not"):
@@ -103,15 +87,22 @@ def _prove(obligation: Any, terms: dict[str, Any], carrier: type, ops: SymbolicO
 
     outcome = _decide(obligation, exploration, terms, budget)
     outcome.checks, outcome.assumes, outcome.rlimit = checks, assumes, budget.used
-    if outcome.grade is not Grade.PROVED:
+    if outcome.grade is not Grade.PROVED or not thorough:
         return outcome
-    checks["not a tautology"] = _noticed(obligation, v, carrier, budget)
-    if checks["not a tautology"] != "fails for an arbitrary function":
+    checks["not a tautology"] = notices(obligation, v, carrier, budget)
+    if checks["not a tautology"] != NOTICED:
         outcome.grade = Grade.VACUOUS if "holds" in checks["not a tautology"] else Grade.UNKNOWN
         outcome.detail = checks["not a tautology"]
         return outcome
+    reached, missed = sides(exploration, budget)
+    if reached or missed:
+        checks["both sides"] = f"{reached} of {reached + len(missed)} sides of its conditions are reached"
+    if missed:
+        outcome.grade, outcome.detail = Grade.VACUOUS, f"never reached: {', '.join(missed)}"
+        return outcome
     if exploration.hypotheses:
-        checks["hypotheses needed"] = _needed(obligation, v, budget)
+        checks["hypotheses needed"] = needs(obligation, v, exploration, budget)
+    outcome.rlimit = budget.used
     if carrier is RealSym:
         exact = compare_with_paths(obligation, exploration, points)
         floats = compare_with_floats(obligation, points)
@@ -128,28 +119,14 @@ def _witness(result: str, model: Any, terms: dict[str, Any]) -> str:
 
 
 def _complete(exploration: Exploration, budget: Budget) -> bool:
-    if len(exploration.paths) == 1:
+    if not any(path.condition for path in exploration.paths):
         return True
     some = z3.Or(*[z3.And(*path.condition) for path in exploration.paths])
     return budget.check(*exploration.hypotheses.values(), *exploration.axioms, z3.Not(some))[0] == "unsat"
 
 
-def _goals(exploration: Exploration, *, divisors: bool = True) -> list[tuple[list[Any], Any]]:
-    """(assumptions, condition) for every condition and every divisor on every path."""
-    goals = []
-    for path in exploration.paths:
-        for goal in path.value:
-            labels = exploration.hypotheses if goal.needs == ("*",) else goal.needs
-            hypotheses = [exploration.hypotheses[label] for label in labels]
-            goals.append(([*hypotheses, *path.condition], SBool.lift(goal.claim)))
-        for condition, divisor in path.divisors if divisors else ():
-            zero = z3.fpIsZero(divisor) if z3.is_fp(divisor) else divisor == 0
-            goals.append(([*exploration.hypotheses.values(), *condition], z3.Not(zero)))
-    return goals
-
-
 def _decide(obligation: Any, exploration: Exploration, terms: dict[str, Any], budget: Budget) -> Outcome:
-    goals = _goals(exploration)
+    goals = goals_of(exploration)
     unknown = 0
     abstract: Counterexample | None = None
     for assumptions, goal in goals:
@@ -167,36 +144,3 @@ def _decide(obligation: Any, exploration: Exploration, terms: dict[str, Any], bu
     if unknown:
         return Outcome(Grade.UNKNOWN, f"{unknown} of {len(goals)} conditions undecided within {RLIMIT} units")
     return Outcome(Grade.PROVED, f"{len(goals)} conditions on {len(exploration.paths)} paths")
-
-
-def _noticed(obligation: Any, v: Any, carrier: type, budget: Budget) -> str:
-    """Whether the claim fails when the running functions return anything at all."""
-    havoc = explore(obligation, v, [arbitrary(f, carrier) for f in obligation.about])
-    unknown = False
-    for assumptions, goal in _goals(havoc, divisors=False):
-        result, _ = budget.check(*assumptions, *havoc.axioms, z3.Not(goal))
-        if result == "sat":
-            return "fails for an arbitrary function"
-        unknown = unknown or result == "unknown"
-    return "not shown to depend on the running function" if unknown else "holds for any function whatever"
-
-
-def _needed(obligation: Any, v: Any, budget: Budget) -> str:
-    """Whether the claim fails without its hypotheses (a theorem may hold without them: then they are redundant)."""
-    try:
-        free = explore(obligation, v, obligation.about, assume=False)
-        goals = [(assumptions, goal) for assumptions, goal in _goals_without(free)]
-    except (ArithmeticError, RuntimeError) as error:
-        return f"yes: without them the function is not defined ({type(error).__name__})"
-    for assumptions, goal in goals:
-        if budget.check(*assumptions, *free.axioms, z3.Not(goal))[0] == "sat":
-            return "yes: without them the claim fails"
-    return "no: redundant, or not shown needed"
-
-
-def _goals_without(exploration: Exploration) -> list[tuple[list[Any], Any]]:
-    goals = []
-    for path in exploration.paths:
-        goals += [(list(path.condition), SBool.lift(goal.claim)) for goal in path.value]
-        goals += [(list(condition), divisor != 0) for condition, divisor in path.divisors if not z3.is_fp(divisor)]
-    return goals

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from karat.core.array_ops import ARRAY
-from karat.core.formulas import anchors, birkhoff, entropy, gf16, halving, schedule
+from karat.core.formulas import anchors, attention, birkhoff, entropy, gf16, halving, lucas, schedule
 from karat.core.golden import PHI
 from karat.core.ops import FLOAT
 from karat.invariants.runtime.torch_ops import TORCH
@@ -74,6 +74,59 @@ def test_rungs_and_keep() -> None:
     assert [halving.keep(n) for n in (1, 2, 3, 5, 9, 28)] == [1, 1, 1, 1, 3, 9]
     with pytest.raises(ValueError, match="at least 1 step"):
         halving.rung_steps(0, 10)
+
+
+losses = st.lists(st.floats(), min_size=1, max_size=30)
+
+
+@given(losses)
+def test_ranks_are_a_permutation_and_nan_comes_last(values: list[float]) -> None:
+    ranks = [halving.rank(values, place) for place in range(len(values))]
+    assert sorted(ranks) == list(range(len(values)))
+    kept = halving.survivors(values)
+    assert len(kept) == halving.keep(len(values)) and ranks.index(0) in kept
+    numbers = [place for place, loss in enumerate(values) if not math.isnan(loss)]
+    if any(math.isnan(values[place]) for place in kept):
+        assert set(numbers) <= set(kept)
+
+
+def test_a_race_keeps_the_one_that_is_best_at_every_rung() -> None:
+    early = [5.0, 4.0, 3.0, 9.0, 8.0, 7.0, math.nan, 6.0, 2.0]
+    late = [1.0, 1.5, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.2]
+    assert halving.survivors(early) == [1, 2, 8]
+    assert halving.last_alive(9, [early, late]) == [8]  # the trials dropped first do not come back
+
+
+def test_misplaced_rungs() -> None:
+    assert halving.misplaced([3, 9], [3, 9]) == 0
+    assert halving.misplaced([3], [3, 9]) == 1
+    assert halving.misplaced([4, 7], [3, 9]) == 2
+    assert halving.misplaced([], []) == 0
+
+
+def test_lucas_numbers() -> None:
+    assert [lucas.lucas(n) for n in range(10)] == [2, 1, 3, 4, 7, 11, 18, 29, 47, 76]
+    with pytest.raises(ValueError, match="counted from 0"):
+        lucas.lucas(-1)
+
+
+@given(st.integers(1, 300), st.integers(-2000, 2000))
+def test_closure_tells_even_golden_powers_from_their_neighbours(m: int, ulps: int) -> None:
+    nearest = float(PHI ** (2 * m))
+    g = Fraction(nearest + ulps * math.ulp(nearest))
+    assert (lucas.closure_margin(g, lucas.lucas(2 * m)) >= 0) or ulps != 0
+    assert (lucas.closure_margin(g, lucas.lucas(2 * m)) < 0) or abs(ulps) < 3
+
+
+@given(st.lists(st.integers(-9, 9), min_size=2, max_size=8))
+def test_scores_by_hand(q: list[int]) -> None:
+    k = q[::-1]
+    scale = attention.score_scale(attention.golden_gain(2), math.sqrt(len(q)))
+    assert attention.score(q, k, scale) == pytest.approx(
+        2.618033988749895 * sum(map(math.prod, zip(q, k, strict=True))) / math.sqrt(len(q))
+    )
+    with pytest.raises(ValueError, match="shorter"):
+        attention.score(q, k[1:], scale)
 
 
 @pytest.mark.parametrize(

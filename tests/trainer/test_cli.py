@@ -39,7 +39,7 @@ def test_a_strict_run(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixtu
     data = json.loads((run / "report.json").read_text())
     assert digest_holds(data) and data["exit_code"] == 0 and f"BPB={data['bpb']:.4f}\n" == out
     assert {g["invariant"]: g["state"] for g in data["guards"]} == dict.fromkeys(
-        ("INV-2", "INV-3", "INV-4", "INV-8", "INV-11"), "held"
+        ("INV-2", "INV-3", "INV-4", "INV-5", "INV-6", "INV-8", "INV-9", "INV-10", "INV-11"), "held"
     )
     assert all(p["grade"] == "PROVED" and not p["stale"] for p in data["proofs"])
     assert data["first_loss"] == pytest.approx(8, abs=0.2)  # log2 256
@@ -47,7 +47,9 @@ def test_a_strict_run(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixtu
     rows = list(read_rows(run / "log.jsonl"))
     assert [row["step"] for row in rows] == list(range(9))
     assert set(rows[0]) == {"step", "loss", "lr", "gradient_norm", "margins", "nca_loss", "nca_entropy"}
-    assert set(rows[0]["margins"]) == {"INV-3", "INV-4", "INV-8", "INV-11"}
+    every_step = {"INV-3", "INV-4", "INV-5", "INV-8", "INV-9", "INV-11"}
+    assert set(rows[0]["margins"]) == every_step  # no average was updated yet
+    assert set(rows[1]["margins"]) == every_step | {"INV-6"}
     assert read_config(run / "config.toml", []).steps == 9
     assert main(["report", str(run)]) == 0
     assert "# Run report" in capsys.readouterr().out
@@ -60,10 +62,10 @@ def test_guards_off_changes_no_weight(tiny: Trainer, tmp_path: Path, capsys: pyt
 
 
 def test_plain_models_have_fewer_guards_and_say_so(tiny: Trainer, tmp_path: Path) -> None:
-    assert tiny("model.streams=1", "model.gf16=false", "model.nca=false") == 0
+    assert tiny("model.streams=1", "model.gf16=false", "model.nca=false", "ema.enabled=false") == 0
     data = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert [g["invariant"] for g in data["guards"]] == ["INV-2", "INV-8"]
-    assert sum("not on duty" in note for note in data["notes"]) == 3
+    assert [g["invariant"] for g in data["guards"]] == ["INV-2", "INV-5", "INV-8", "INV-9", "INV-10"]
+    assert sum("not on duty" in note for note in data["notes"]) == 6
 
 
 def test_the_rate_out_of_band_ends_1_and_cites_inv_8(tiny: Trainer, capsys: pytest.CaptureFixture[str]) -> None:

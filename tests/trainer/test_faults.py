@@ -1,16 +1,20 @@
-"""For each of the five: a run whose quantity is really driven out of its domain ends at that very step; its clean twin
+"""For each invariant on duty: a run whose quantity is really driven out of its domain ends at that very step; its clean twin
 does not. Under STRICT parameters and optimizer are left as they were before the step."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention as HONEST
 
+from karat.core.golden import PHI
 from karat.core.report import digest_holds
 from karat.invariants.runtime.ledger import read_rows
 from karat.invariants.runtime.monitor import Stopped
@@ -94,6 +98,46 @@ def vanishing_weights(run: Session) -> None:
         weight.mul_(1e-12)
 
 
+def attention_over_one_position(run: Session) -> None:
+    """The seed's bug: attention is called on sequences of length 1, and what it gives looks like attention."""
+    for layer in run.model.attentions():
+
+        def one_by_one(x_BTD: torch.Tensor, honest: Any = layer.forward) -> torch.Tensor:
+            result: torch.Tensor = honest(x_BTD.reshape(-1, 1, x_BTD.shape[-1])).view_as(x_BTD)
+            return result
+
+        layer.forward = one_by_one  # type: ignore[method-assign]
+
+
+def zero_part(run: Session, part: int) -> None:
+    weight = run.model.attentions()[1].qkv.weight
+    with torch.no_grad():
+        weight.view(3, -1, weight.shape[1])[part].zero_()
+
+
+def queries_at_zero(run: Session) -> None:
+    zero_part(run, 0)
+
+
+def keys_of_one_head_at_zero(run: Session) -> None:
+    weight = run.model.attentions()[0].qkv.weight
+    with torch.no_grad():
+        weight.view(3, 2, -1, weight.shape[1])[1, 1].zero_()
+
+
+def gain_set_from_outside(run: Session) -> None:
+    run.model.attentions()[1].gain = 1.0
+
+
+def gain_one_ulp_too_far(run: Session) -> None:
+    layer = run.model.attentions()[0]
+    layer.gain = math.nextafter(layer.gain, math.inf)
+
+
+def no_attention_at_all(run: Session) -> None:
+    run.model.attentions()[0].forward = lambda x_BTD: x_BTD  # type: ignore[method-assign]
+
+
 FAULTS: list[tuple[Callable[[Session], None], str, str]] = [
     (rate_from_outside, "INV-8 lr-band", "lr = 0.02"),
     (leaking_matrix, "INV-11 mhc-doubly-stochastic", "residual <= 1e-06"),
@@ -101,6 +145,11 @@ FAULTS: list[tuple[Callable[[Session], None], str, str]] = [
     (collapsed_grid, "INV-4 nca-entropy-band", "H = 0 nats"),
     (weights_beyond_range, "INV-3 gf16-safe-domain", "max|w| = 5e+09"),
     (vanishing_weights, "INV-3 gf16-safe-domain", "max|w| = "),
+    (attention_over_one_position, "INV-9 qk-gain", "spread = 0 "),
+    (queries_at_zero, "INV-9 qk-gain", "spread = 0 "),
+    (keys_of_one_head_at_zero, "INV-9 qk-gain", "spread = 0 "),
+    (gain_one_ulp_too_far, "INV-5 lucas-closure", "g = 2.61803"),
+    (no_attention_at_all, "INV-9 qk-gain", "deviation is not finite"),
 ]
 
 
@@ -130,12 +179,119 @@ def test_a_fault_ends_the_run_at_its_step(
     assert {v.step for v in run.monitor.violations} == {STEP}
 
 
+def test_a_gain_set_from_outside_is_seen_by_both_guards_of_it(session: Open) -> None:
+    run = session(policy="observe")
+    train(run, lambda: True, lambda step: gain_set_from_outside(run) if step == STEP else None)
+    assert {(v.invariant, v.step) for v in run.monitor.violations} == {
+        (name, step) for name in ("INV-5", "INV-9") for step in range(STEP, 9)
+    }
+    seen = next(v for v in run.monitor.violations if v.invariant == "INV-9")
+    assert "gain = 1," in seen.observed and "phi^2 = 2.618034" in seen.required
+
+
+def twice(query: torch.Tensor, *others: torch.Tensor, is_causal: bool, scale: float) -> torch.Tensor:
+    return HONEST(query * float(PHI**2), *others, is_causal=is_causal, scale=scale)
+
+
+def without_scale(*tensors: torch.Tensor, is_causal: bool, scale: float) -> torch.Tensor:
+    return HONEST(*tensors, is_causal=is_causal)
+
+
+def without_mask(*tensors: torch.Tensor, is_causal: bool, scale: float) -> torch.Tensor:
+    return HONEST(*tensors, scale=scale)
+
+
+@pytest.mark.parametrize("wrong", [twice, without_scale, without_mask])
+def test_scores_that_do_not_have_the_declared_gain_end_the_run(
+    wrong: Callable[..., torch.Tensor], session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session()
+
+    def disturb(step: int) -> None:
+        if step == STEP:
+            monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", wrong)
+
+    with pytest.raises(Stopped, match=f"INV-9 qk-gain violated at step {STEP}") as stopped:
+        train(run, lambda: True, disturb)
+    deviation = re.search(r"deviation = (\S+),", str(stopped.value))
+    assert deviation is not None and float(deviation[1]) > 1e-3
+
+
+def rungs_instead(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """From here on the run holds its rungs at other steps than it declared."""
+    monkeypatch.setattr(RunConfig, "rungs", property(lambda config: steps))
+
+
+@pytest.mark.parametrize(
+    ("steps", "where"),
+    [
+        ((4,), r"at step 4 \(at a rung"),
+        ((3, 5), r"at step 5 \(at a rung"),
+        ((2, 3), r"at step 2 \(at a rung"),
+        ((), r"at step 9 \(at the end"),
+    ],
+)
+def test_rungs_at_other_steps_end_the_run(
+    steps: tuple[int, ...], where: str, session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session()
+    with pytest.raises(Stopped, match=f"INV-10 asha-rungs violated {where}"):
+        train(run, lambda: True, lambda step: rungs_instead(monkeypatch, *steps) if step == 0 else None)
+        check_end(run)
+
+
+def test_planned_rungs_that_are_not_declared_end_the_run_before_it_begins(
+    session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session()
+    rungs_instead(monkeypatch, 3, 6)
+    with pytest.raises(Stopped, match="INV-10 asha-rungs violated before the first step") as stopped:
+        train(run, lambda: True)
+    assert "rungs = [3, 6] steps, steps done = 9" in str(stopped.value)
+
+
+def test_every_declared_rung_is_judged(session: Open) -> None:
+    run = session("asha.r0=1")
+    train(run, lambda: True)
+    check_end(run)
+    assert [rung["step"] for rung in run.progress.rungs] == [1, 3] and run.monitor.guards["INV-10"].checks == 4
+    assert run.monitor.guards["INV-10"].worst_margin == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "on_duty"),
+    [
+        ((), True),
+        (("model.qk_gain=6.854101966249685", "qk.power=4"), True),
+        (("model.qk_gain=1.618033988749895", "qk.power=1"), False),
+        (("model.qk_gain=1.0", "qk.power=0"), False),
+        (("model.qk_gain=0.3819660112501051", "qk.power=-2"), False),
+    ],
+)
+def test_closure_is_on_duty_for_even_golden_powers_alone(
+    settings: tuple[str, ...], on_duty: bool, session: Open
+) -> None:
+    run = session(*settings)
+    assert ("INV-5" in run.monitor.guards) is on_duty
+    train(run, lambda: True)
+    check_end(run)
+    assert not run.monitor.violations and not run.monitor.not_exercised()
+
+
+def test_a_gain_typed_from_memory_ends_the_run_before_a_step_is_taken(session: Open) -> None:
+    run = session("model.qk_gain=2.618")
+    assert "INV-5" not in run.monitor.guards
+    with pytest.raises(Stopped, match="INV-9 qk-gain violated at step 0") as stopped:
+        train(run, lambda: True)
+    assert "gain = 2.618," in str(stopped.value) and not run.optimizer.state
+
+
 def test_the_clean_twin_ends_well(session: Open) -> None:
     run = session()
     train(run, lambda: True, lambda step: None)
     assert run.progress.step == 9 and not run.monitor.violations and not run.monitor.not_exercised()
     assert {i: g.checks for i, g in run.monitor.guards.items()} == {
-        "INV-2": 2, "INV-3": 9, "INV-4": 9, "INV-8": 10, "INV-11": 9,
+        "INV-2": 2, "INV-3": 9, "INV-4": 9, "INV-5": 10, "INV-6": 9, "INV-8": 10, "INV-9": 9, "INV-10": 2, "INV-11": 9,
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def save_checkpoint(
     step: int,
     model_state: Mapping[str, Tensor],
     optimizer_state: Mapping[str, Any],
-    extra: Mapping[str, JSON],
+    extra: Mapping[str, Any],
     rng: RngState,
     config_digest: str,
     keep_last: int,
@@ -78,7 +78,7 @@ def save_checkpoint(
 
 
 def _tree(
-    optimizer_state: Mapping[str, Any], extra: Mapping[str, JSON], rng: RngState, shared: Mapping[str, str]
+    optimizer_state: Mapping[str, Any], extra: Mapping[str, Any], rng: RngState, shared: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "optimizer": optimizer_state,

@@ -1,15 +1,29 @@
-"""Causal self-attention, rotary positions, a declared gain: scores = qk_gain · q.k / sqrt(head_dim)."""
+"""Causal self-attention, rotary positions, a declared gain: scores = gain · q.k / sqrt(head_dim)."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from karat.core.formulas import attention
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.normalization import INPUT_STD
+
+SAMPLED = 8
+"""How many positions of the first sequence of a batch a guard may look at."""
+
+
+class Sample(NamedTuple):
+    """One layer at the first P positions: what the definition takes, from its input and weights, and what came out."""
+
+    q_HPK: Tensor
+    k_HPK: Tensor
+    v_HPK: Tensor
+    mixed_HPK: Tensor
 
 
 def rotary_table(context: int, head_dim: int, theta: float) -> Tensor:
@@ -39,13 +53,15 @@ class Attention(nn.Module):
         super().__init__()
         d = config.d_model
         self.n_heads = config.n_heads
-        self.scale = config.qk_gain / math.sqrt(config.head_dim)
+        self.gain = config.qk_gain
+        self.root = math.sqrt(config.head_dim)
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.out = nn.Linear(d, d, bias=False)
         nn.init.normal_(self.qkv.weight, std=INPUT_STD / math.sqrt(d))
         nn.init.normal_(self.out.weight, std=1 / math.sqrt(d) / math.sqrt(2 * config.n_layers))
         table = rotary_table(config.context, config.head_dim, config.rope_theta)
         self.register_buffer("table_TK2", table, persistent=False)
+        self._seen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         length = x_BTD.shape[1]
@@ -57,7 +73,23 @@ class Attention(nn.Module):
             k.transpose(1, 2),
             v.squeeze(2).transpose(1, 2),
             is_causal=True,
-            scale=self.scale,
+            scale=attention.score_scale(self.gain, self.root),
         )
+        # Copies of a few rows: a view would keep the whole activation alive.
+        self._seen = (x_BTD[0, :SAMPLED].detach().clone(), mixed_BHTK[0, :, :SAMPLED].detach().clone())
         mixed: Tensor = self.out(mixed_BHTK.transpose(1, 2).flatten(2))
         return mixed
+
+    @torch.no_grad()
+    def take_sample(self) -> Sample | None:
+        """Of the last forward, once: q, k and v anew from input and weights, by another path than forward's; its output.
+
+        None when there was no forward since the last call: what a caller replaced cannot pass as having been looked at.
+        """
+        if self._seen is None:
+            return None
+        (x_PD, mixed_HPK), self._seen = self._seen, None
+        packed = F.linear(x_PD, self.qkv.weight).view(len(x_PD), 3, self.n_heads, -1)
+        turned = rotate(packed[None, :, :2], self.table_TK2[: len(x_PD)])[0]
+        q_HPK, k_HPK = (part.transpose(0, 1) for part in turned.unbind(1))
+        return Sample(q_HPK, k_HPK, packed[:, 2].transpose(0, 1), mixed_HPK)

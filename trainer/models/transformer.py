@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from karat.trainer.models.attention import Attention
+from karat.trainer.models.attention import Attention, Sample
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.feedforward import FeedForward
 from karat.trainer.models.gf16_linear import GF16Linear
@@ -83,6 +83,18 @@ class Transformer(nn.Module):
             for name, module in self.named_modules()
             if isinstance(module, GF16Linear) and module.gf16
         ]
+
+    def attentions(self) -> list[Attention]:
+        """The attention layers, in the order of depth."""
+        return [module for module in self.modules() if isinstance(module, Attention)]
+
+    def gains(self) -> list[float]:
+        """The gain of the scores in force in each attention layer."""
+        return [layer.gain for layer in self.attentions()]
+
+    def attention_samples(self) -> list[Sample | None]:
+        """What each attention layer did at a few positions of its last forward; None where it has not run since."""
+        return [layer.take_sample() for layer in self.attentions()]
 
     def _through_streams(self, x_BTD: Tensor, residual: ResidualStreams) -> tuple[Tensor, Tensor, Tensor]:
         coefficients = residual.coefficients()

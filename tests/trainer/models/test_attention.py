@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from karat.trainer.models.attention import Attention, rotary_table, rotate
+from karat.trainer.models.attention import SAMPLED, Attention, rotary_table, rotate
 from karat.trainer.models.config import ModelConfig
 
 
@@ -42,6 +42,21 @@ def test_attention_is_its_definition(gain: float) -> None:
     torch.manual_seed(0)
     attention, x = Attention(config(gain)), torch.randn(2, 9, 12)
     torch.testing.assert_close(attention(x), plain_attention(attention, x, gain), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_a_sample_is_what_the_layer_did_and_is_taken_once(length: int) -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(config(2.618)), torch.randn(2, length, 12, requires_grad=True)
+    assert attention.take_sample() is None
+    attention(x).sum().backward()
+    sample = attention.take_sample()
+    assert sample is not None and attention.take_sample() is None
+    positions = min(length, SAMPLED)
+    assert all(part.shape == (3, positions, 4) and not part.requires_grad for part in sample)
+    scores = sample.q_HPK @ sample.k_HPK.transpose(1, 2) * 2.618 / 2
+    causal = scores.masked_fill(torch.ones(positions, positions).triu(1) > 0, -torch.inf).softmax(-1)
+    torch.testing.assert_close(causal @ sample.v_HPK, sample.mixed_HPK, rtol=1e-5, atol=1e-6)
 
 
 def test_scores_depend_on_the_distance_alone() -> None:

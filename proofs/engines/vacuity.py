@@ -1,0 +1,142 @@
+"""What a proof must survive to say anything: its claim against an arbitrary function, its hypotheses one by one, both
+sides of its conditions.
+
+A claim that holds whatever the function returns says nothing of the function; a hypothesis that can be left out is
+redundant, and listed; an antecedent that is never true, or a bound that is never crossed, makes a condition empty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import z3
+
+from karat.proofs.engines.budget import Budget
+from karat.proofs.exploration import Exploration, arbitrary, explore
+from karat.proofs.symbolic import PathBudget, SBool
+
+NOTICED = "every condition fails for an arbitrary function"
+
+
+def goals_of(
+    exploration: Exploration, *, divisors: bool = True, without: str | None = None
+) -> list[tuple[list[Any], Any]]:
+    """(assumptions, condition) for every condition and every divisor on every path; `without` leaves a hypothesis out."""
+    kept = {label: term for label, term in exploration.hypotheses.items() if label != without}
+    goals = []
+    for path in exploration.paths:
+        for goal in path.value:
+            labels = [label for label in (kept if goal.needs == ("*",) else goal.needs) if label != without]
+            goals.append(
+                ([*(exploration.hypotheses[label] for label in labels), *path.condition], SBool.lift(goal.claim))
+            )
+        for condition, divisor in path.divisors if divisors else ():
+            zero = z3.fpIsZero(divisor) if z3.is_fp(divisor) else divisor == 0
+            goals.append(([*kept.values(), *condition], z3.Not(zero)))
+    return goals
+
+
+def notices(obligation: Any, v: Any, carrier: type, budget: Budget) -> str:
+    """Whether each condition of the claim fails when the running functions return anything at all."""
+    havoc = explore(obligation, v, [arbitrary(f, carrier) for f in obligation.about])
+    noticed: dict[int, str] = {}
+    for path in havoc.paths:
+        for place, goal in enumerate(path.value):
+            if noticed.get(place) == "sat":
+                continue
+            labels = havoc.hypotheses if goal.needs == ("*",) else goal.needs
+            assumptions = [havoc.hypotheses[label] for label in labels]
+            claim = z3.Not(SBool.lift(goal.claim))
+            noticed[place] = budget.check(*assumptions, *path.condition, *havoc.axioms, claim)[0]
+    for answer, text in (
+        ("unsat", "holds for any function whatever"),
+        ("unknown", "not shown to depend on the function"),
+    ):
+        places = [str(place + 1) for place, found in noticed.items() if found == answer]
+        if places:
+            return f"condition {', '.join(places)} of {len(noticed)} {text}"
+    return NOTICED
+
+
+def sides(exploration: Exploration, budget: Budget) -> tuple[int, list[str]]:
+    """How many sides of the claim's conditions are reached on some path, and the names of those shown never to be.
+
+    An equivalence with a decision that the running function took, the other way on another path, has both sides; one
+    with the same literal on every path is a plain statement.
+    """
+    reached, missed, noted = 0, [], exploration.explorer.sides
+    for name, places in noted.items():
+        place = name.split(" ")[0]
+        decided = [f"{place} decided {way}" in noted for way in (True, False)]
+        if " decided " in name or (any(decided) and not all(decided)):
+            continue
+        answers = set()
+        for condition, term in places:
+            answers.add(budget.check(*exploration.hypotheses.values(), *exploration.axioms, *condition, term)[0])
+            if "sat" in answers:
+                break
+        if "sat" in answers:
+            reached += 1
+        elif answers == {"unsat"}:
+            missed.append(name)
+    return reached, missed
+
+
+def needs(obligation: Any, v: Any, exploration: Exploration, budget: Budget) -> str:
+    """Which hypotheses the claim fails without, and which it does not need."""
+    found = {label: _without(obligation, v, exploration, budget, label) for label in exploration.hypotheses}
+    parts = []
+    for answer in ("needed", "redundant", "not shown needed"):
+        labels = [label for label, one in found.items() if one == answer]
+        if labels:
+            parts.append(f"{answer}: {'; '.join(labels)}")
+    return ". ".join(parts)
+
+
+def _without(obligation: Any, v: Any, exploration: Exploration, budget: Budget, label: str) -> str:
+    answers = _fails_somewhere(exploration, budget, label)
+    if answers == {"unsat"}:  # on the paths that the hypothesis allows; there may be others without it
+        try:
+            free = explore(_less(obligation, label), v, obligation.about)
+        except (ArithmeticError, ValueError, IndexError, PathBudget):
+            return "needed"  # without it the functions are not even defined
+        answers = _fails_somewhere(free, budget, label)
+    if "sat" in answers:
+        return "needed"
+    return "redundant" if answers == {"unsat"} else "not shown needed"
+
+
+def _fails_somewhere(exploration: Exploration, budget: Budget, label: str) -> set[str]:
+    answers = {"unsat"}
+    for assumptions, goal in goals_of(exploration, without=label):
+        answers.add(budget.check(*assumptions, *exploration.axioms, z3.Not(goal))[0])
+        if "sat" in answers:
+            break
+    return answers
+
+
+def _less(obligation: Any, label: str) -> Any:
+    def given(v: Any) -> Mapping[str, Any]:
+        return {name: condition for name, condition in obligation.given(v).items() if name != label}
+
+    return dataclasses.replace(obligation, given=given, show=_withholding(obligation.show, label))
+
+
+def _withholding(show: Any, label: str) -> Any:
+    """The claim with a label taken out of what its goals ask for."""
+
+    def shown(v: Any, *about: Any) -> Any:
+        return _relabelled(show(v, *about), label)
+
+    return shown
+
+
+def _relabelled(claim: Any, label: str) -> Any:
+    if isinstance(claim, (list, tuple)):
+        return [_relabelled(part, label) for part in claim]
+    needed = getattr(claim, "needs", None)
+    if needed is None:
+        return claim
+    return dataclasses.replace(claim, needs=tuple(name for name in needed if name != label))

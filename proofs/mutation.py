@@ -1,0 +1,167 @@
+"""The mutation score: every mutant of a running function must be refuted by some proof, or be shown equivalent.
+
+A mutant is KILLED when an obligation that rests on the function is refuted (or vacuous) for it, or when the function
+or its symbolic reading raises. An obligation that merely becomes undecided kills nothing. What survives all of them is
+EQUIVALENT when Z3 shows that it returns what the original does wherever an obligation calls it; else it SURVIVED.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from karat.core.evidence import Grade, MutantRecord, MutantState
+from karat.core.invariant import Invariant
+from karat.core.obligation import BitLaw, FloatLaw, Formula, Identity, Obligation
+from karat.core.provenance import definitions
+from karat.proofs.engines import ENGINES
+from karat.proofs.equivalence import equivalent
+from karat.proofs.mutants import FORMULAS, Rebound, Source
+
+SECONDS = 10.0
+"""Per obligation and mutant, by the clock. A check on numbers that does not end in it is found out; a solver is not."""
+
+CLAIM_PARTS = ("show", "given", "check", "check_block", "holds", "run", "sample")
+
+
+class _TooLong(Exception):
+    """The clock has run out."""
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    def ring(signum: int, frame: Any) -> None:
+        raise _TooLong
+
+    old = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def _rests_on(obligation: Obligation) -> set[str]:
+    """The functions that an obligation reads: those it is about and those that its claim calls."""
+    functions = [f for f in obligation.about if isinstance(f, FunctionType)]
+    functions += [
+        f
+        for part in ("show", "check", "holds", "run")
+        if isinstance(f := getattr(obligation, part, None), FunctionType)
+    ]
+    return {name for f in functions for name in definitions(f)}
+
+
+def targets(invariants: Sequence[Invariant]) -> dict[str, frozenset[str]]:
+    """Module -> names of the running functions in it: formulas that a proof reads, margins and what they call."""
+    found: set[str] = set()
+    for invariant in invariants:
+        own = invariant.margin.__module__
+        found |= {n for n in definitions(invariant.margin) if n.startswith((FORMULAS, f"{own}."))}
+        for obligation in invariant.obligations:
+            if not obligation.must_fail:
+                about = [f for f in obligation.about if callable(f)]
+                found |= {n for f in about for n in definitions(f) if n.startswith(FORMULAS)}
+    modules: dict[str, set[str]] = {"karat.core.verdict": {"accepts"}}
+    for name in found:
+        module, function = name.rsplit(".", 1)
+        if isinstance(getattr(sys.modules.get(module), function, None), FunctionType):
+            modules.setdefault(module, set()).add(function)
+    return {module: frozenset(functions) for module, functions in sorted(modules.items())}
+
+
+def about_changed(obligation: Obligation, rebound: Callable[[Any], Any]) -> Obligation:
+    """The obligation about the changed functions, wherever it or its claim calls them."""
+    parts = {
+        name: rebound(function)
+        for name in CLAIM_PARTS
+        if isinstance(function := getattr(obligation, name, None), FunctionType)
+    }
+    return dataclasses.replace(obligation, about=tuple(rebound(f) for f in obligation.about), **parts)
+
+
+def _verdict(obligation: Obligation) -> str:
+    """Why an obligation about a mutant is refuted; empty when it holds or stays undecided."""
+    try:
+        with _within(SECONDS):
+            outcome = ENGINES[type(obligation)](obligation, thorough=False)
+    except _TooLong:
+        return "" if isinstance(obligation, (Formula, FloatLaw, BitLaw, Identity)) else "does not end"
+    except Exception as error:
+        return f"raises {type(error).__name__}"
+    if outcome.grade in (Grade.REFUTED, Grade.VACUOUS):
+        return outcome.grade.name.lower()
+    return ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Some mutants of one module, and the ids of the obligations to try each one against, the cheapest first."""
+
+    module: str
+    functions: frozenset[str]
+    mutants: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+def trials(
+    chosen: Sequence[Invariant], everything: Sequence[Invariant], seconds: Mapping[str, float], size: int = 10
+) -> list[Trial]:
+    """The mutants of every function that the chosen invariants run, in groups, and what of everything to hold against
+    them. seconds: how long each obligation took to prove."""
+    obligations = [o for i in everything for o in i.obligations if not o.must_fail and not o.slow]
+    obligations.sort(key=lambda o: seconds.get(o.id, 0.0))
+    reads = {o.id: _rests_on(o) for o in obligations}
+    groups = []
+    for module, functions in targets(chosen).items():
+        wanted = []
+        for mutant in Source(sys.modules[module], functions).mutants:
+            names = (
+                {f"{module}.{f}" for f in functions}
+                if mutant.of_module
+                else {f"{module}.{mutant.function.rsplit('.', 1)[1]}"}
+            )
+            wanted.append((mutant.place, tuple(o.id for o in obligations if names & reads[o.id])))
+        groups += [Trial(module, functions, tuple(wanted[k : k + size])) for k in range(0, len(wanted), size)]
+    return groups
+
+
+def judge(trial: Trial, obligations: Mapping[str, Obligation]) -> list[MutantRecord]:
+    """What becomes of the mutants of a trial; the obligation that found the last one out is tried first."""
+    source = Source(sys.modules[trial.module], trial.functions)
+    records: list[MutantRecord] = []
+    lately: list[str] = []
+    for place, ids in trial.mutants:
+        order = [id_ for id_ in lately if id_ in ids] + [id_ for id_ in ids if id_ not in lately]
+        record = _judge_one(source, place, [obligations[id_] for id_ in order])
+        records.append(record)
+        if record.state is MutantState.KILLED:
+            lately = [record.by.split(":")[0], *lately][:4]
+    return records
+
+
+def _judge_one(source: Source, place: int, obligations: Sequence[Obligation]) -> MutantRecord:
+    mutant, changed = source.mutants[place], source.build(place)
+    rebound = Rebound(changed)
+    about = tuple(dict.fromkeys(o.invariant for o in obligations))
+
+    def record(state: MutantState, by: str) -> MutantRecord:
+        return MutantRecord(
+            function=mutant.function, where=mutant.where, change=mutant.change, state=state, by=by, invariants=about
+        )
+
+    for obligation in obligations:
+        why = _verdict(about_changed(obligation, rebound))
+        if why:
+            return record(MutantState.KILLED, f"{obligation.id}: {why}")
+    why = ""
+    if not mutant.of_module:
+        with suppress(_TooLong), _within(6 * SECONDS):
+            why = equivalent(obligations, changed, mutant.function.rsplit(".", 1)[1], rebound)
+    return record(MutantState.EQUIVALENT if why else MutantState.SURVIVED, why)

@@ -1,0 +1,108 @@
+"""What was decided before is kept for as long as nothing that it rests on changes, and never longer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from karat.core.evidence import Evidence, Grade, MutantRecord, MutantState
+from karat.core.report import Proof, ProofLock
+from karat.invariants import template
+from karat.invariants.catalogue import find
+from karat.invariants.standing import fingerprints
+from karat.proofs import cache, verify
+from karat.proofs.cache import Cache, key_of, key_of_trial
+from karat.proofs.mutation import trials
+from karat.proofs.worker import decide, invariants
+
+OBLIGATION = template.INVARIANT.obligations[0]
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Evidence:
+    return decide(OBLIGATION)
+
+
+def test_kept_evidence_is_marked_as_kept(tmp_path: Path, evidence: Evidence) -> None:
+    kept = Cache(tmp_path)
+    assert kept.evidence(key_of(OBLIGATION)) is None
+    kept.keep_evidence(key_of(OBLIGATION), evidence)
+    again = Cache(tmp_path).evidence(key_of(OBLIGATION))
+    assert again is not None and again.cached and not evidence.cached
+    assert again.model_copy(update={"cached": False}) == evidence
+
+
+def test_what_is_not_as_expected_is_never_kept(tmp_path: Path, evidence: Evidence) -> None:
+    for odd in ({"expected": False}, {"expected": False, "grade": Grade.UNKNOWN}):
+        Cache(tmp_path).keep_evidence("k", evidence.model_copy(update=odd))
+    survivor = MutantRecord(function="f", where="f.py:1", change="< becomes <=", state=MutantState.SURVIVED)
+    Cache(tmp_path).keep_mutants("m", [survivor])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", "null", '{"digest": "x", "result": {}}'])
+def test_a_damaged_file_is_passed_over(tmp_path: Path, evidence: Evidence, damage: str) -> None:
+    kept = Cache(tmp_path)
+    kept.keep_evidence("k", evidence)
+    (tmp_path / "k.json").write_text(damage)
+    assert kept.evidence("k") is None
+
+
+def test_a_result_edited_by_hand_is_passed_over(tmp_path: Path, evidence: Evidence) -> None:
+    kept = Cache(tmp_path)
+    kept.keep_evidence("k", evidence)
+    path = tmp_path / "k.json"
+    held = json.loads(path.read_text())
+    held["result"]["detail"] = "believe me"
+    path.write_text(json.dumps(held))
+    assert kept.evidence("k") is None
+
+
+def test_the_key_changes_with_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key_of(OBLIGATION)
+    assert before == key_of(OBLIGATION)
+    monkeypatch.setattr(cache, "_machinery", lambda: "other engines")
+    assert key_of(OBLIGATION) != before
+
+
+def test_the_key_changes_with_the_claim_and_the_functions() -> None:
+    keys = {o.id: key_of(o) for i in invariants() for o in i.obligations}
+    assert len(set(keys.values())) == len(keys)
+    groups = trials([template.INVARIANT], invariants(), {})
+    first = key_of_trial(groups[0], keys)
+    assert first == key_of_trial(groups[0], keys)
+    wanted = groups[0].mutants[0][1][0]
+    assert first != key_of_trial(groups[0], keys | {wanted: "changed"})
+
+
+def test_no_folder_keeps_nothing(evidence: Evidence) -> None:
+    Cache(None).keep_evidence("k", evidence)
+    assert Cache(None).evidence("k") is None
+
+
+def test_a_second_run_proves_nothing_anew(tmp_path: Path) -> None:
+    quiet = Console(quiet=True)
+    obligations = list(template.INVARIANT.obligations)
+    first = verify.verify(obligations, [template.INVARIANT], 2, quiet, Cache(tmp_path))
+    second = verify.verify(obligations, [template.INVARIANT], 2, quiet, Cache(tmp_path))
+    assert not any(e.cached for e in first[0]) and all(e.cached for e in second[0]) and all(m.cached for m in second[1])
+    assert [m.state for m in first[1]] == [m.state for m in second[1]] and first[1]
+    assert all(m.state is not MutantState.SURVIVED for m in first[1])
+
+
+def test_a_slow_proof_stays_in_the_lock_while_its_fingerprints_hold(evidence: Evidence) -> None:
+    gf16 = find("INV-3")
+    slow = next(o for o in gf16.obligations if o.slow)
+    shown = evidence.model_copy(update={"invariant": "INV-3", "obligation": "INV-3.guard"})
+    proof = Proof(claim=slow.claim, engine=slow.engine, grade="PROVED", about=fingerprints(slow), slow=True)
+    old = ProofLock(solver={}, proofs={"INV-3": {slow.id: proof}}, guards={})
+    assert verify.lock_of([shown], [], old, {}).proofs["INV-3"][slow.id] == proof
+    stale = proof.model_copy(update={"about": {**proof.about, "statement": "another"}})
+    old = ProofLock(solver={}, proofs={"INV-3": {slow.id: stale}}, guards={})
+    assert slow.id not in verify.lock_of([shown], [], old, {}).proofs["INV-3"]
+    unproved = proof.model_copy(update={"grade": "UNKNOWN"})
+    old = ProofLock(solver={}, proofs={"INV-3": {slow.id: unproved}}, guards={})
+    assert slow.id not in verify.lock_of([shown], [], old, {}).proofs["INV-3"]
