@@ -9,10 +9,7 @@ import pytest
 from rich.console import Console
 
 from karat.core.evidence import Evidence, Grade, MutantRecord, MutantState
-from karat.core.report import Proof, ProofLock
 from karat.invariants import template
-from karat.invariants.catalogue import find
-from karat.invariants.standing import fingerprints
 from karat.proofs import cache, verify
 from karat.proofs.cache import Cache, key_of, key_of_trial
 from karat.proofs.mutation import trials
@@ -91,18 +88,3 @@ def test_a_second_run_proves_nothing_anew(tmp_path: Path) -> None:
     assert not any(e.cached for e in first[0]) and all(e.cached for e in second[0]) and all(m.cached for m in second[1])
     assert [m.state for m in first[1]] == [m.state for m in second[1]] and first[1]
     assert all(m.state is not MutantState.SURVIVED for m in first[1])
-
-
-def test_a_slow_proof_stays_in_the_lock_while_its_fingerprints_hold(evidence: Evidence) -> None:
-    gf16 = find("INV-3")
-    slow = next(o for o in gf16.obligations if o.slow)
-    shown = evidence.model_copy(update={"invariant": "INV-3", "obligation": "INV-3.guard"})
-    proof = Proof(claim=slow.claim, engine=slow.engine, grade="PROVED", about=fingerprints(slow), slow=True)
-    old = ProofLock(solver={}, proofs={"INV-3": {slow.id: proof}}, guards={})
-    assert verify.lock_of([shown], [], old, {}).proofs["INV-3"][slow.id] == proof
-    stale = proof.model_copy(update={"about": {**proof.about, "statement": "another"}})
-    old = ProofLock(solver={}, proofs={"INV-3": {slow.id: stale}}, guards={})
-    assert slow.id not in verify.lock_of([shown], [], old, {}).proofs["INV-3"]
-    unproved = proof.model_copy(update={"grade": "UNKNOWN"})
-    old = ProofLock(solver={}, proofs={"INV-3": {slow.id: unproved}}, guards={})
-    assert slow.id not in verify.lock_of([shown], [], old, {}).proofs["INV-3"]

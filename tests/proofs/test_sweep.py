@@ -180,34 +180,35 @@ def test_a_record_that_can_be_believed_is() -> None:
     assert sorted(CHECKED) == list(range(150, BLOCKS))
 
 
-def test_the_watchdog_gives_a_slow_obligation_its_own_time() -> None:
+def test_the_watchdog_gives_a_slow_obligation_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = next(o for i in worker.invariants() for o in i.obligations if o.id == "INV-3.to-float64")
+    monkeypatch.setattr(worker, "WATCHDOG_SECONDS", 0.0)
     for obligation, grade in ((quick, Grade.UNKNOWN), (dataclasses.replace(quick, slow=True), Grade.PROVED)):
-        assert [e.grade for _, e in decide_all([obligation], jobs=1, watchdog=0.0)] == [grade]
+        assert [e.grade for _, e in decide_all([obligation], 1)] == [grade]
 
 
-def lock_of(ids: set[str]) -> ProofLock:
-    """A lock of INV-3 with the named obligations, as they are now."""
+def lock_of(ids: set[str], kept: ProofLock | None = None) -> ProofLock:
+    """A lock of INV-3 with the named obligations, as they are now, and what is kept of the lock before."""
     invariant = find("INV-3")
     evidence = [
         worker.evidence(o, Outcome(Grade.REFUTED if o.must_fail else Grade.PROVED), 0.0)
         for o in invariant.obligations
         if o.id in ids
     ]
-    return verify.lock_of(evidence, {})
+    return verify.lock_of(evidence, [], kept, {})
 
 
 def test_a_slow_proof_stays_in_the_lock_while_its_fingerprints_hold() -> None:
     obligations = find("INV-3").obligations
     slow = {o.id for o in obligations if o.slow}
     assert slow == {"INV-3.add", "INV-3.add-all", "INV-3.mul-all"}
-    before, now = lock_of({o.id for o in obligations}), lock_of({o.id for o in obligations} - slow)
-    kept = verify.with_slow_proofs(now, before)
-    assert kept.proofs == before.proofs and verify.with_slow_proofs(now, None) == now
+    quick = {o.id for o in obligations} - slow
+    before = lock_of({o.id for o in obligations})
+    assert lock_of(quick, before).proofs == before.proofs and not slow & set(lock_of(quick).proofs["INV-3"])
     stale = before.proofs["INV-3"]["INV-3.add"].model_copy(update={"about": {"core.formulas.gf16_arithmetic.add": "0"}})
     before.proofs["INV-3"]["INV-3.add"] = stale
-    assert "INV-3.add" not in verify.with_slow_proofs(now, before).proofs["INV-3"]
-    assert "INV-3.add-all" in verify.with_slow_proofs(now, before).proofs["INV-3"]
+    assert "INV-3.add" not in lock_of(quick, before).proofs["INV-3"]
+    assert "INV-3.add-all" in lock_of(quick, before).proofs["INV-3"]
 
 
 def test_a_slow_obligation_is_not_demanded_but_its_stale_proof_counts() -> None:
@@ -225,9 +226,9 @@ def test_a_slow_obligation_is_not_demanded_but_its_stale_proof_counts() -> None:
 def test_verify_leaves_slow_obligations_to_the_slow_tier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[set[str]] = []
 
-    def nothing(obligations: list[Any], jobs: int, console: Any) -> list[Any]:
+    def nothing(obligations: list[Any], *others: Any) -> tuple[list[Any], list[Any]]:
         asked.append({o.id for o in obligations})
-        return []
+        return [], []
 
     monkeypatch.setattr(verify, "verify", nothing)
     for extra in ([], ["--slow"]):
