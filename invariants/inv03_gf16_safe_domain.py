@@ -2,7 +2,8 @@
 
 Claim: rounding x to GF16 errs by at most 2^-10 |x| for 2^-30 <= |x| < 2^31 (2 - 2^-10) and by at most 2^-40 below, so
 a tensor whose largest magnitude is in [2^-30, 4 290 772 992] (or which is all zero) is changed by at most 2^-10 of
-that magnitude anywhere. The arithmetic of the format (gf16_laws.py, gf16_sweeps.py) is shown here too.
+that magnitude anywhere. Shown here too: the arithmetic of the format (gf16_laws.py, gf16_sweeps.py) and the codec that
+it is held against (gf16_reference.py).
 Why it matters: beyond the range weights become infinite; below it they become coarse, then zero, without a word.
 Source: the seed's INV-3. Its d_model >= 256 is a policy that nothing derives, and its "+3.21 BPB penalty" is an
 absolute value copied as a difference; the policy is kept as a policy, see POLICY.
@@ -28,7 +29,7 @@ from karat.core.invariant import Bound, Invariant, Witness
 from karat.core.obligation import BitLaw, Checked, Exhaustive, FloatLaw, Formula, Obligation, implies
 from karat.core.observation import Phase, Quantity
 from karat.core.ops import FLOAT, Number, Ops
-from karat.invariants import gf16_laws, gf16_sweeps
+from karat.invariants import gf16_laws, gf16_reference, gf16_sweeps
 
 POLICY_D_MODEL = 256
 """The seed's rule: GF16 only with d_model >= 256. A policy: no theorem here or there depends on it."""
@@ -52,6 +53,8 @@ def margin(values: Mapping[str, Any], domain: Domain, ops: Ops = FLOAT) -> Numbe
 
 DEFAULT = Domain()
 _SIGNLESS = 0x7FFFFFFF
+QUIET_NAN = 0x7FC00000
+"""The float32 bits, without sign, that every NaN becomes."""
 _ROUND, _CODE = gf16.round_magnitude_bits, gf16.code_of_magnitude_bits
 _OF_CODE = gf16.magnitude_bits_of_code
 
@@ -69,15 +72,17 @@ def _encoder_is_rounding(v: Any, z3: Any, code_of: Any) -> Any:
 
 def _rounding_is_rounding(v: Any, z3: Any, rounded: Any) -> Any:
     x = _float32(z3, v.bits.e)
-    ours = _float32(z3, rounded(v.bits & _SIGNLESS, v.ops).e | (v.bits.e & 0x80000000))
+    bits = rounded(v.bits & _SIGNLESS, v.ops).e
+    ours = _float32(z3, bits | (v.bits.e & 0x80000000))
     correct = z3.fpFPToFP(z3.RNE(), z3.fpFPToFP(z3.RNE(), x, z3.FPSort(6, 10)), z3.Float32())
-    return z3.If(z3.fpIsNaN(x), z3.fpIsNaN(ours), ours == correct)
+    return z3.If(z3.fpIsNaN(x), bits == QUIET_NAN, ours == correct)
 
 
 def _decoder_is_exact(v: Any, z3: Any, bits_of: Any) -> Any:
-    ours = _float32(z3, bits_of(v.code, v.ops).e)
+    bits = bits_of(v.code, v.ops).e
+    ours = _float32(z3, bits)
     value = z3.fpFPToFP(z3.RNE(), z3.fpBVToFP(z3.Extract(15, 0, v.code.e), z3.FPSort(6, 10)), z3.Float32())
-    return z3.If(z3.fpIsNaN(value), z3.fpIsNaN(ours), ours == value)
+    return z3.If(z3.fpIsNaN(value), bits == QUIET_NAN, ours == value)
 
 
 def _half_an_ulp(v: Any, z3: Any, rounded: Any) -> Any:
@@ -245,6 +250,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     FloatLaw("INV-3.guard", "the guard accepts a double iff it is 0 or in the domain: for all doubles, NaN and infinities "
              "too", (margin, verdict.accepts), variables=("a",), show=_guard,
              sample=lambda random: {"a": random.choice([random.uniform(0, 9e9), 1e-12, 0.0, math.nan, math.inf])}),
+    *gf16_reference.OBLIGATIONS,
     *gf16_laws.OBLIGATIONS,
     *gf16_sweeps.OBLIGATIONS,
 )  # fmt: skip

@@ -209,16 +209,18 @@ def _sample_seed_run(random: Random) -> dict[str, Any]:
 
 def _nearest(v: Any, nearer: Any) -> Any:
     low_is_nearer = nearer(v.rate, v.low, v.high)
-    at_most_as_far = v.rate / v.low <= v.high / v.rate
     near_low = (v.low <= v.rate) & (v.rate * v.rate <= v.low * v.low * PHI)
     near_high = (v.rate <= v.high) & (v.high * v.high <= v.rate * v.rate * PHI)
-    return [implies(low_is_nearer, near_low), implies(low_is_nearer == False, near_high),  # noqa: E712
-            low_is_nearer == at_most_as_far]  # fmt: skip
+    return [implies(low_is_nearer, near_low), implies(low_is_nearer == False, near_high)]  # noqa: E712
+
+
+def _is_at_most_as_far(v: Any, nearer: Any) -> Any:
+    return nearer(v.rate, v.low, v.high) == (v.rate / v.low <= v.high / v.rate)
 
 
 def _neighbours(v: Any) -> dict[str, Any]:
     return {
-        "low > 0": (v.low > 0) & (v.rate > 0),
+        "low > 0": v.low > 0,
         "neighbours": v.high == v.low * PHI,
         "between": (v.low <= v.rate) & (v.rate <= v.high),
     }
@@ -279,20 +281,24 @@ def _refuses_negative_k(band: Any) -> Checked:
 
 
 def _refuses_rates(nearest: Any) -> Checked:
-    odd = (0.0, -0.0, -1.0, -5e-324, math.nan, math.inf, -math.inf)
+    past = anchors.anchor(1601).enclosure(4000)[0], anchors.anchor(-1601).enclosure(4000)[1]
+    odd = (0.0, -0.0, -1.0, -5e-324, math.nan, math.inf, -math.inf, *past)
     for place, rate in enumerate(odd):
         try:
             nearest(rate)
         except ValueError:
             continue
         return Checked(place, f"nearest_anchor({rate}) is given")
-    return Checked(len(odd))
+    for n in (1600, -1600):
+        if nearest(anchors.anchor(n).enclosure(4000)[0]) != n:
+            return Checked(len(odd), f"anchor {n} is not found")
+    return Checked(len(odd) + 2)
 
 
 def _nearest_is_settled(nearest: Any) -> Checked:
     """Both sides of every anchor and of every point halfway between two on the logarithmic scale, and the anchors."""
     cases = 0
-    for n in range(-40, 41):
+    for n in (*range(-12, 13), -40, 40):
         here, above = anchors.anchor(n), anchors.anchor(n - 1)
         halfway = math.sqrt(float(here) * float(above))
         for rate in (
@@ -465,16 +471,20 @@ OBLIGATIONS: tuple[Obligation, ...] = (
             "its band for every k >= 1",
             (anchors.nearer,), variables={"rate": "real", "low": "real", "high": "real"}, given=_neighbours,
             show=_nearest, sample=_sample_neighbours),
+    Formula("INV-8.nearer", "the lower of two points is the nearer to a rate iff the rate is at most as far above it, as a "
+            "factor, as it is below the upper one", (anchors.nearer,), variables={"rate": "real", "low": "real", "high": "real"},
+            given=lambda v: {"positive": (v.low > 0) & (v.rate > 0)}, show=_is_at_most_as_far, sample=_sample_neighbours),
     Exhaustive("INV-8.anchors-cover", "neighbouring anchors differ by the factor phi, and anchors -1480..1548 enclose "
                "every positive double: so each lies between two neighbours", (anchors.anchor,),
                check=_anchors_cover_doubles, rivals={"every second anchor": (_sparse_anchor,)}),
     Property("INV-8.nearest-anchor", "nearest_anchor(rate) names an anchor within a factor sqrt(phi) of the rate, so in its band",
-             (anchors.nearest_anchor,), strategy=lambda st: st.floats(min_value=5e-324, allow_infinity=False),
-             holds=_rate_is_near, rivals={"off by one": (_nearest_by_rounding_up,)}, examples=300),
-    Exhaustive("INV-8.nearest-settled", "nearest_anchor is right on both sides of anchors -40..40 and of the points halfway "
-               "between two", (anchors.nearest_anchor,), check=_nearest_is_settled,
+             (anchors.nearest_anchor,), strategy=lambda st: st.floats(min_value=1e-9, max_value=1e3),
+             holds=_rate_is_near, rivals={"off by one": (_nearest_by_rounding_up,)}, examples=100),
+    Exhaustive("INV-8.nearest-settled", "nearest_anchor is right on both sides of anchors -12..12 and ±40 and of the points "
+               "halfway between two", (anchors.nearest_anchor,), check=_nearest_is_settled,
                rivals={"off by one": (_nearest_by_rounding_up,)}),
-    Exhaustive("INV-8.nearest-refuses", "nearest_anchor refuses what is not positive and finite", (anchors.nearest_anchor,),
+    Exhaustive("INV-8.nearest-refuses", "nearest_anchor finds anchors 1600 and -1600, and refuses what lies beyond or is not positive "
+               "and finite", (anchors.nearest_anchor,),
                check=_refuses_rates, rivals={"takes anything": (lambda rate: 0,)}),
     Exhaustive("INV-8.band-refuses", "a band refuses a negative k", (anchors.band,), check=_refuses_negative_k,
                rivals={"takes any": (_ignores_k,)}),

@@ -30,7 +30,7 @@ class Limit:
 # 2. The margin: distance to the nearest bound, negative outside. It runs on floats, tensors and solver terms.
 def margin(values: Mapping[str, Any], declared: Limit, ops: Ops = FLOAT) -> Number:
     """min(limit - norm, norm)."""
-    return ops.minimum(declared.limit - values["norm"], values["norm"] + 0.0)
+    return ops.minimum(declared.limit - values["norm"], values["norm"])
 
 
 DEFAULT = Limit()

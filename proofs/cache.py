@@ -56,8 +56,8 @@ def _file(path: Path) -> str:
 def key_of_trial(trial: Trial, keys: dict[str, str]) -> str:
     """The same for the mutants of a trial: their module's file and the keys of the obligations that read it."""
     source = Path(str(sys.modules[trial.module].__file__))
-    wanted = sorted({id_ for _, ids in trial.mutants for id_ in ids})
-    return digest([trial.module, sorted(trial.functions), [place for place, _ in trial.mutants], _file(source),
+    wanted = sorted({id_ for against in trial.mutants for id_ in (*against.quick, *against.dear)})
+    return digest([trial.module, sorted(trial.functions), [against.place for against in trial.mutants], _file(source),
                    [keys[id_] for id_ in wanted], _machinery()])  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -37,6 +38,7 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
+NOT_RUN = ("annotation", "returns", "decorator_list")
 EXCHANGED = {"minimum": "maximum", "maximum": "minimum", "min": "max", "max": "min"}
 
 
@@ -142,12 +144,12 @@ def _symbol(operator: ast.AST) -> str:
 
 def _changes(root: ast.AST) -> Iterator[tuple[int, Change]]:
     """Every change under a node with its line, in the order of the tree. Docstrings and annotations are left alone."""
-    for parent in ast.walk(root):
+    for parent in _walk(root):
         line = getattr(parent, "lineno", 0)
         for text, (make, undo) in _of_node(parent):
             yield line, (text, make, undo)
         for field, value in ast.iter_fields(parent):
-            if field in ("annotation", "returns", "decorator_list"):
+            if field in NOT_RUN:
                 continue
             items = value if isinstance(value, list) else [value]
             for place, child in enumerate(items):
@@ -166,6 +168,16 @@ def _changes(root: ast.AST) -> Iterator[tuple[int, Change]]:
                     )
                     make, undo = _put(value, place, rest)
                     yield child.lineno, (f"{what} removed", make, undo)  # type: ignore[attr-defined]
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all below it that runs, a parent before its children."""
+    yield node
+    for field, value in ast.iter_fields(node):
+        if field not in NOT_RUN:
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _walk(child)
 
 
 def _removable(node: ast.AST, function: ast.AST) -> bool:
@@ -216,6 +228,20 @@ class Source:
     @property
     def mutants(self) -> list[Mutant]:
         return [mutant for mutant, _ in self.changes]
+
+    def changed_functions(self, place: int, changed: ModuleType) -> list[str]:
+        """The functions that a mutant changes: its own, or those that read a constant whose value is another now."""
+        mutant = self.changes[place][0]
+        if not mutant.of_module:
+            return [mutant.function.rsplit(".", 1)[1]]
+        before = vars(self.module)
+        other = {n for n, value in vars(changed).items() if isinstance(value, (int, float)) and value != before.get(n)}
+        other |= {n for n, value in vars(changed).items() if isinstance(value, Fraction) and value != before.get(n)}
+        return [
+            node.name
+            for node in self.tree.body
+            if isinstance(node, ast.FunctionDef) and other & {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        ]
 
     def build(self, place: int) -> ModuleType:
         """The module with one change. Its functions call each other in the changed version.

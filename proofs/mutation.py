@@ -22,12 +22,20 @@ from karat.core.obligation import BitLaw, FloatLaw, Formula, Identity, Obligatio
 from karat.core.provenance import definitions
 from karat.proofs.engines import ENGINES
 from karat.proofs.equivalence import equivalent
+from karat.proofs.exploration import Failure, run_on_numbers, samples
 from karat.proofs.mutants import FORMULAS, Rebound, Source
 
 SECONDS = 10.0
-"""Per obligation and mutant, by the clock. A check on numbers that does not end in it is found out; a solver is not."""
+"""Of this process's own time, per obligation and mutant. A check on numbers that does not end in it is found out, when the
+original takes a fraction of that; a solver that does not end finds nothing out."""
+NUMBERS = 2.5
+"""The same for what is quick of the original."""
 
 CLAIM_PARTS = ("show", "given", "check", "check_block", "holds", "run", "sample")
+
+
+DEAR = 1.0
+"""Seconds that an obligation took to prove, above which it is held against a mutant last."""
 
 
 class _TooLong(Exception):
@@ -39,13 +47,13 @@ def _within(seconds: float) -> Iterator[None]:
     def ring(signum: int, frame: Any) -> None:
         raise _TooLong
 
-    old = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    old = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, old)
 
 
 def _rests_on(obligation: Obligation) -> set[str]:
@@ -87,10 +95,10 @@ def about_changed(obligation: Obligation, rebound: Callable[[Any], Any]) -> Obli
     return dataclasses.replace(obligation, about=tuple(rebound(f) for f in obligation.about), **parts)
 
 
-def _verdict(obligation: Obligation) -> str:
+def _verdict(obligation: Obligation, seconds: float) -> str:
     """Why an obligation about a mutant is refuted; empty when it holds or stays undecided."""
     try:
-        with _within(SECONDS):
+        with _within(seconds):
             outcome = ENGINES[type(obligation)](obligation, thorough=False)
     except _TooLong:
         return "" if isinstance(obligation, (Formula, FloatLaw, BitLaw, Identity)) else "does not end"
@@ -102,12 +110,24 @@ def _verdict(obligation: Obligation) -> str:
 
 
 @dataclass(frozen=True)
+class Against:
+    """One mutant by its place in its module, and the ids of the obligations to hold against it, the cheapest first.
+
+    `quick` are decided before it is asked whether the mutant is equivalent, `dear` after.
+    """
+
+    place: int
+    quick: tuple[str, ...]
+    dear: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Trial:
-    """Some mutants of one module, and the ids of the obligations to try each one against, the cheapest first."""
+    """Some mutants of one module."""
 
     module: str
     functions: frozenset[str]
-    mutants: tuple[tuple[int, tuple[str, ...]], ...]
+    mutants: tuple[Against, ...]
 
 
 def trials(
@@ -122,12 +142,11 @@ def trials(
     for module, functions in targets(chosen).items():
         wanted = []
         for mutant in Source(sys.modules[module], functions).mutants:
-            names = (
-                {f"{module}.{f}" for f in functions}
-                if mutant.of_module
-                else {f"{module}.{mutant.function.rsplit('.', 1)[1]}"}
-            )
-            wanted.append((mutant.place, tuple(o.id for o in obligations if names & reads[o.id])))
+            changed = functions if mutant.of_module else {mutant.function.rsplit(".", 1)[1]}
+            names = {f"{module}.{name}" for name in changed}
+            ids = [o.id for o in obligations if names & reads[o.id]]
+            dear = [id_ for id_ in ids if seconds.get(id_, 0.0) > DEAR]
+            wanted.append(Against(mutant.place, tuple(id_ for id_ in ids if id_ not in dear), tuple(dear)))
         groups += [Trial(module, functions, tuple(wanted[k : k + size])) for k in range(0, len(wanted), size)]
     return groups
 
@@ -137,31 +156,60 @@ def judge(trial: Trial, obligations: Mapping[str, Obligation]) -> list[MutantRec
     source = Source(sys.modules[trial.module], trial.functions)
     records: list[MutantRecord] = []
     lately: list[str] = []
-    for place, ids in trial.mutants:
-        order = [id_ for id_ in lately if id_ in ids] + [id_ for id_ in ids if id_ not in lately]
-        record = _judge_one(source, place, [obligations[id_] for id_ in order])
+    for against in trial.mutants:
+        quick = sorted(against.quick, key=lambda id_: lately.index(id_) if id_ in lately else len(lately))
+        record = _judge_one(
+            source, against.place, [obligations[id_] for id_ in quick], [obligations[id_] for id_ in against.dear]
+        )
         records.append(record)
         if record.state is MutantState.KILLED:
-            lately = [record.by.split(":")[0], *lately][:4]
+            name = record.by.split(":")[0]
+            lately = [name, *(other for other in lately if other != name)][:4]
     return records
 
 
-def _judge_one(source: Source, place: int, obligations: Sequence[Obligation]) -> MutantRecord:
+def _judge_one(source: Source, place: int, quick: Sequence[Obligation], dear: Sequence[Obligation]) -> MutantRecord:
+    """First numbers alone, then the quick obligations, then whether it is equivalent, then the dear ones."""
     mutant, changed = source.mutants[place], source.build(place)
     rebound = Rebound(changed)
-    about = tuple(dict.fromkeys(o.invariant for o in obligations))
+    everything = [*quick, *dear]
 
     def record(state: MutantState, by: str) -> MutantRecord:
+        about = tuple(sorted({o.invariant for o in everything}))
         return MutantRecord(
             function=mutant.function, where=mutant.where, change=mutant.change, state=state, by=by, invariants=about
         )
 
-    for obligation in obligations:
-        why = _verdict(about_changed(obligation, rebound))
-        if why:
+    about_mutant = {o.id: about_changed(o, rebound) for o in everything}
+    for obligation in everything:
+        if isinstance(obligation, (Formula, FloatLaw)) and _fails_on_samples(about_mutant[obligation.id]):
+            return record(MutantState.KILLED, f"{obligation.id}: fails on a sample")
+    for obligation in quick:
+        if why := _verdict(about_mutant[obligation.id], NUMBERS):
             return record(MutantState.KILLED, f"{obligation.id}: {why}")
     why = ""
-    if not mutant.of_module:
-        with suppress(_TooLong), _within(6 * SECONDS):
-            why = equivalent(obligations, changed, mutant.function.rsplit(".", 1)[1], rebound)
-    return record(MutantState.EQUIVALENT if why else MutantState.SURVIVED, why)
+    with suppress(_TooLong), _within(6 * SECONDS):
+        why = "; ".join(
+            dict.fromkeys(
+                equivalent(everything, changed, name, rebound) for name in source.changed_functions(place, changed)
+            )
+        )
+    if why:
+        return record(MutantState.EQUIVALENT, why)
+    for obligation in dear:
+        if why := _verdict(about_mutant[obligation.id], 3 * SECONDS):
+            return record(MutantState.KILLED, f"{obligation.id}: {why}")
+    return record(MutantState.SURVIVED, "")
+
+
+def _fails_on_samples(obligation: Formula | FloatLaw) -> bool:
+    """Whether the claim, run on the numbers of its samples, is false on one. What raises is left to the engine."""
+    try:
+        with _within(SECONDS):
+            for point in samples(obligation):
+                run_on_numbers(obligation, point)
+    except Failure:
+        return True
+    except Exception:
+        return False
+    return False

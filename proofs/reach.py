@@ -21,6 +21,10 @@ FOLDER = Path(formulas.__file__).parent
 
 _PREFIX = str(FOLDER)
 _lines: dict[str, set[int]] = {}
+_calls: dict[CodeType, int] = {}
+_seen = 0
+TRACED_CALLS, TRACED_EVENTS = 300, 200_000
+"""Of each function, and in all: lines that only a later call would run are not counted, so that tracing costs little."""
 
 
 def _local(frame: FrameType, event: str, argument: Any) -> Any:
@@ -30,13 +34,25 @@ def _local(frame: FrameType, event: str, argument: Any) -> Any:
 
 
 def _begin(frame: FrameType, event: str, argument: Any) -> Any:
-    return _local if frame.f_code.co_filename.startswith(_PREFIX) else None
+    global _seen
+    _seen += 1
+    if _seen > TRACED_EVENTS:
+        sys.settrace(None)
+        return None
+    code = frame.f_code
+    if not code.co_filename.startswith(_PREFIX):
+        return None
+    _calls[code] = _calls.get(code, 0) + 1
+    return _local if _calls[code] <= TRACED_CALLS else None
 
 
 @contextmanager
 def traced() -> Iterator[dict[str, set[int]]]:
     """The lines of core/formulas that run inside the context: file name -> line numbers. Not to be nested."""
+    global _seen
     _lines.clear()
+    _calls.clear()
+    _seen = 0
     with _tracing(_begin):
         yield _lines
 

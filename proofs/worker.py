@@ -161,7 +161,7 @@ def judge_all(trials: Sequence[Trial], processes: int) -> Iterator[tuple[Trial, 
             yield trial, [MutantRecord.model_validate(row) for row in result]
         else:
             source = Source(sys.modules[trial.module], trial.functions)
-            mutants = [source.mutants[place] for place, _ in trial.mutants]
+            mutants = [source.mutants[against.place] for against in trial.mutants]
             yield (
                 trial,
                 [

@@ -6,7 +6,7 @@ seed's own identity, 0.004 = alpha_phi / phi^3 with alpha_phi = phi^-3 / 2, is f
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 from karat.core.golden import PHI, Golden
@@ -14,6 +14,10 @@ from karat.core.ops import Number
 
 ALPHA_PHI = PHI**-3 / 2
 """The seed's alpha_phi, (sqrt 5 - 2) / 2 = 0.1180339887…"""
+
+
+FURTHEST = 1600
+"""Anchors -1600 and 1600 are 1e334 and 1e-335: every positive double lies between."""
 
 
 def anchor(n: int) -> Golden:
@@ -40,19 +44,24 @@ def nearer(rate: Number, low: Number, high: Number) -> bool:
 def nearest_anchor(rate: float | Fraction) -> int:
     """The n whose anchor is nearest to a positive rate on the logarithmic scale; decided exactly.
 
-    ValueError for a rate that is not positive and finite.
+    ValueError for a rate that is not positive and finite, or that lies beyond every double.
     """
-    if not (rate > 0 and math.isfinite(rate)):
+    if not (rate > 0 and rate - rate == 0):  # an infinity less itself is NaN
         raise ValueError(f"a learning rate must be positive and finite, got {rate!r}")
     exact = Fraction(rate)
-    n = -math.floor(_log_phi(2 * exact))
-    while anchor(n) > exact:  # the float estimate may be off by one: settle it exactly
-        n += 1
-    while anchor(n - 1) <= exact:
-        n -= 1
-    return n if nearer(exact, anchor(n), anchor(n - 1)) else n - 1
+    for n in _outwards():
+        if is_nearest(exact, n):
+            return n
+    raise ValueError(f"the anchors are searched to n = {FURTHEST} and -{FURTHEST}; {rate!r} lies beyond")
 
 
-def _log_phi(x: Fraction) -> float:
-    """log_phi x in floating point, for any positive rational (no overflow): an estimate only."""
-    return (math.log(x.numerator) - math.log(x.denominator)) / math.log(float(PHI))
+def is_nearest(rate: Fraction, n: int) -> bool:
+    """Whether anchor n is nearer to a positive rational than both its neighbours; of one n, since phi is irrational."""
+    return nearer(rate, anchor(n), anchor(n - 1)) and not nearer(rate, anchor(n + 1), anchor(n))
+
+
+def _outwards() -> Iterator[int]:
+    """0, 1, -1, 2, -2, … as far as FURTHEST: the learning rates' anchors first."""
+    for k in range(FURTHEST + 1):
+        yield k
+        yield -k

@@ -34,8 +34,8 @@ def mixture(weights: Sequence[Number], n: int, ops: Ops = FLOAT) -> list[list[Nu
 
 def matmul(a: Matrix, b: Matrix, ops: Ops = FLOAT) -> list[list[Number]]:
     """The matrix product a b."""
-    n = len(b)
-    return [[ops.sum(row[k] * b[k][j] for k in range(n)) for j in range(len(b[0]))] for row in a]
+    columns = list(zip(*b, strict=True))
+    return [[ops.sum(x * y for x, y in zip(row, column, strict=True)) for column in columns] for row in a]
 
 
 def apply(a: Matrix, x: Sequence[Number], ops: Ops = FLOAT) -> list[Number]:

@@ -49,27 +49,24 @@ def decode(code: int) -> Fraction | float:
 
 def encode(value: float | Fraction) -> int:
     """The code of the GF16 number nearest to value, ties to even, for any float or Fraction."""
-    negative = value < 0 or (value == 0 and isinstance(value, float) and math.copysign(1.0, value) < 0)
+    negative = value.hex().startswith("-") if isinstance(value, float) else value < 0  # -0.0 is negative
     sign = 0x8000 if negative else 0
     if isinstance(value, float) and math.isnan(value):
         return NAN_CODE
     if isinstance(value, float) and math.isinf(value):
         return sign | INFINITY_CODE
     magnitude = abs(Fraction(value))
-    if magnitude >= OVERFLOW:
-        return sign | INFINITY_CODE
+    if magnitude == 0:
+        return sign
     exponent = max(-30, _floor_log2(magnitude))
     units = round(magnitude * Fraction(2) ** (9 - exponent))  # Python rounds ties to even
     # A significand of 512 units or more carries the hidden bit into the exponent field; 1024 carries once more.
-    return sign | (units + ((exponent + 30) << 9))
+    return sign | min(units + ((exponent + 30) << 9), INFINITY_CODE)
 
 
 def _floor_log2(x: Fraction) -> int:
-    """The largest k with 2^k <= x; -31 for anything below 2^-30, zero included."""
-    if x < MIN_NORMAL:
-        return -31
-    k = x.numerator.bit_length() - x.denominator.bit_length()
-    return k if x >= Fraction(2) ** k else k - 1
+    """The largest k with 2^k <= x, for x >= 2^-200; -201 below, which no caller tells from another small number."""
+    return ((x.numerator << 200) // x.denominator).bit_length() - 201
 
 
 # -- what runs, on bits -------------------------------------------------------------------------------------------

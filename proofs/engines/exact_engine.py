@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from karat.core.evidence import Counterexample, Grade
-from karat.core.obligation import Checked, Exact, Exhaustive
+from karat.core.obligation import Checked, Exact, Exhaustive, Function
 from karat.proofs.exploration import Outcome, show_value
 
 
@@ -22,10 +22,7 @@ def decide_exact(obligation: Exact, *, thorough: bool = True) -> Outcome:
 
 def decide_exhaustive(obligation: Exhaustive, *, thorough: bool = True) -> Outcome:
     """Goes through the domain; then the same check must find every rival out."""
-    try:
-        checked = obligation.check(*obligation.about)
-    except (ArithmeticError, ValueError) as error:
-        checked = Checked(0, f"raises {type(error).__name__}: {error}")
+    checked = _checked(obligation, obligation.about)
     if checked.failure is not None:
         witness = Counterexample(values={}, reproduced=True, note=checked.failure)
         return Outcome(Grade.REFUTED, checked.failure, witness)
@@ -33,8 +30,15 @@ def decide_exhaustive(obligation: Exhaustive, *, thorough: bool = True) -> Outco
         return Outcome(Grade.VACUOUS, "no case was checked")
     if not thorough:
         return Outcome(Grade.PROVED, f"all {checked.cases:,} cases")
-    passed = [name for name, rival in obligation.rivals.items() if obligation.check(*rival).failure is None]
+    passed = [name for name, rival in obligation.rivals.items() if _checked(obligation, rival).failure is None]
     if passed or not obligation.rivals:
         return Outcome(Grade.VACUOUS, f"the check does not notice: {', '.join(passed) or 'no rival is given'}")
     checks = {"not a tautology": "fails for " + ", ".join(obligation.rivals)}
     return Outcome(Grade.PROVED, f"all {checked.cases:,} cases", None, checks)
+
+
+def _checked(obligation: Exhaustive, functions: tuple[Function, ...]) -> Checked:
+    try:
+        return obligation.check(*functions)
+    except (ArithmeticError, ValueError) as error:
+        return Checked(0, f"raises {type(error).__name__}: {error}")

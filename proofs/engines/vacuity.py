@@ -8,7 +8,7 @@ redundant, and listed; an antecedent that is never true, or a bound that is neve
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import z3
@@ -44,12 +44,14 @@ def notices(obligation: Any, v: Any, carrier: type, budget: Budget) -> str:
     noticed: dict[int, str] = {}
     for path in havoc.paths:
         for place, goal in enumerate(path.value):
-            if noticed.get(place) == "sat":
-                continue
+            if noticed.get(place) == "sat" or isinstance(goal.claim, bool):
+                continue  # a literal is about the shape of the result, which an arbitrary function keeps: mutants test it
             labels = havoc.hypotheses if goal.needs == ("*",) else goal.needs
             assumptions = [havoc.hypotheses[label] for label in labels]
             claim = z3.Not(SBool.lift(goal.claim))
             noticed[place] = budget.check(*assumptions, *path.condition, *havoc.axioms, claim)[0]
+    if not noticed:
+        return "holds for any function whatever"
     for answer, text in (
         ("unsat", "holds for any function whatever"),
         ("unknown", "not shown to depend on the function"),
@@ -60,17 +62,23 @@ def notices(obligation: Any, v: Any, carrier: type, budget: Budget) -> str:
     return NOTICED
 
 
-def sides(exploration: Exploration, budget: Budget) -> tuple[int, list[str]]:
+def sides(
+    exploration: Exploration, budget: Budget, points: Sequence[Sequence[tuple[Any, Any]]]
+) -> tuple[int, list[str]]:
     """How many sides of the claim's conditions are reached on some path, and the names of those shown never to be.
 
     An equivalence with a decision that the running function took, the other way on another path, has both sides; one
-    with the same literal on every path is a plain statement.
+    with the same literal on every path is a plain statement. points: samples, as (variable, value) pairs of terms; Z3 is
+    asked only for what none of them reaches.
     """
     reached, missed, noted = 0, [], exploration.explorer.sides
     for name, places in noted.items():
         place = name.split(" ")[0]
         decided = [f"{place} decided {way}" in noted for way in (True, False)]
         if " decided " in name or (any(decided) and not all(decided)):
+            continue
+        if any(_reached_at(point, condition, term) for condition, term in places for point in points):
+            reached += 1
             continue
         answers = set()
         for condition, term in places:
@@ -82,6 +90,10 @@ def sides(exploration: Exploration, budget: Budget) -> tuple[int, list[str]]:
         elif answers == {"unsat"}:
             missed.append(name)
     return reached, missed
+
+
+def _reached_at(point: Sequence[tuple[Any, Any]], condition: Sequence[Any], term: Any) -> bool:
+    return z3.is_true(z3.simplify(z3.substitute(z3.And(*condition, term), *point)))
 
 
 def needs(obligation: Any, v: Any, exploration: Exploration, budget: Budget) -> str:

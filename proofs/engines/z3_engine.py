@@ -9,6 +9,7 @@ doubles.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +35,7 @@ from karat.proofs.exploration import (
     show_value,
 )
 from karat.proofs.machine_carriers import DoubleSym
-from karat.proofs.real_carrier import RealSym, SymbolicOps
+from karat.proofs.real_carrier import RealSym, SymbolicOps, rational
 
 
 def prove_formula(obligation: Formula, *, thorough: bool = True) -> Outcome:
@@ -94,7 +95,12 @@ def _prove(
         outcome.grade = Grade.VACUOUS if "holds" in checks["not a tautology"] else Grade.UNKNOWN
         outcome.detail = checks["not a tautology"]
         return outcome
-    reached, missed = sides(exploration, budget)
+    values = [
+        [(terms[name], _numeral(value, terms[name])) for name, value in point.items()]
+        for point in points
+        if all(isinstance(value, (int, float, Fraction)) for value in point.values())
+    ]
+    reached, missed = sides(exploration, budget, values)
     if reached or missed:
         checks["both sides"] = f"{reached} of {reached + len(missed)} sides of its conditions are reached"
     if missed:
@@ -110,6 +116,13 @@ def _prove(
     else:
         checks["translation validated"] = f"claim run on doubles at {len(points)} points"
     return outcome
+
+
+def _numeral(value: Any, term: Any) -> Any:
+    """A sample's value as a term of the variable's sort."""
+    if z3.is_fp(term):
+        return z3.FPVal(float(value), term.sort())
+    return z3.IntVal(value) if z3.is_int(term) else rational(value)
 
 
 def _witness(result: str, model: Any, terms: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def test_the_key_changes_with_the_claim_and_the_functions() -> None:
     groups = trials([template.INVARIANT], invariants(), {})
     first = key_of_trial(groups[0], keys)
     assert first == key_of_trial(groups[0], keys)
-    wanted = groups[0].mutants[0][1][0]
+    wanted = groups[0].mutants[0].quick[0]
     assert first != key_of_trial(groups[0], keys | {wanted: "changed"})
 
 

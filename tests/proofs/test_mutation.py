@@ -18,7 +18,7 @@ from karat.core.verdict import accepts
 from karat.invariants import template
 from karat.proofs.equivalence import equivalent
 from karat.proofs.mutants import Rebound, Source
-from karat.proofs.mutation import Trial, about_changed, judge, targets, trials
+from karat.proofs.mutation import Against, Trial, about_changed, judge, targets, trials
 from karat.proofs.reach import executable, reach
 from karat.proofs.worker import decide, invariants
 
@@ -71,7 +71,9 @@ def test_callers_see_the_mutant() -> None:
 
 def test_a_mutant_is_killed_by_the_law_meant_for_it() -> None:
     known = obligations()
-    trial = Trial(schedule.__name__, frozenset({"clamp"}), tuple((m.place, ("INV-8.clamp",)) for m in CLAMP.mutants))
+    trial = Trial(
+        schedule.__name__, frozenset({"clamp"}), tuple(Against(m.place, ("INV-8.clamp",)) for m in CLAMP.mutants)
+    )
     records = judge(trial, known)
     assert len(records) == len(CLAMP.mutants) and {r.state for r in records} == {
         MutantState.KILLED,
@@ -85,7 +87,7 @@ def test_a_mutant_is_killed_by_the_law_meant_for_it() -> None:
 
 def test_without_an_obligation_every_mutant_survives() -> None:
     source = Source(halving, frozenset({"keep"}))
-    trial = Trial(halving.__name__, frozenset({"keep"}), tuple((m.place, ()) for m in source.mutants))
+    trial = Trial(halving.__name__, frozenset({"keep"}), tuple(Against(m.place, ()) for m in source.mutants))
     assert {r.state for r in judge(trial, {})} == {MutantState.SURVIVED}
 
 
@@ -94,7 +96,7 @@ def test_a_weak_obligation_lets_mutants_survive() -> None:
                    given=lambda v: {"n >= 1": v.n >= 1}, show=lambda v, keep: keep(v.n) >= 1,
                    sample=lambda random: {"n": random.randint(1, 50)})  # fmt: skip
     source = Source(halving, frozenset({"keep"}))
-    trial = Trial(halving.__name__, frozenset({"keep"}), tuple((m.place, (weak.id,)) for m in source.mutants))
+    trial = Trial(halving.__name__, frozenset({"keep"}), tuple(Against(m.place, (weak.id,)) for m in source.mutants))
     states = [r.state for r in judge(trial, {weak.id: weak})]
     assert MutantState.SURVIVED in states and MutantState.KILLED in states
 
@@ -135,7 +137,7 @@ def test_every_formula_and_every_margin_is_a_target() -> None:
     tried = trials([template.INVARIANT], invariants(), {})
     modules = {trial.module for trial in tried}
     assert template.INVARIANT.margin.__module__ in modules
-    assert all(ids for trial in tried for _, ids in trial.mutants)
+    assert all(against.quick for trial in tried for against in trial.mutants)
 
 
 def test_a_survivor_is_exit_code_1_and_is_named() -> None:
