@@ -281,7 +281,7 @@ def _refuses_negative_k(band: Any) -> Checked:
 
 
 def _refuses_rates(nearest: Any) -> Checked:
-    past = anchors.anchor(1601).enclosure(4000)[0], anchors.anchor(-1601).enclosure(4000)[1]
+    past = anchors.anchor(81).enclosure()[0], anchors.anchor(-81).enclosure()[1]
     odd = (0.0, -0.0, -1.0, -5e-324, math.nan, math.inf, -math.inf, *past)
     for place, rate in enumerate(odd):
         try:
@@ -289,8 +289,8 @@ def _refuses_rates(nearest: Any) -> Checked:
         except ValueError:
             continue
         return Checked(place, f"nearest_anchor({rate}) is given")
-    for n in (1600, -1600):
-        if nearest(anchors.anchor(n).enclosure(4000)[0]) != n:
+    for n in (80, -80):
+        if nearest(anchors.anchor(n).enclosure()[0]) != n:
             return Checked(len(odd), f"anchor {n} is not found")
     return Checked(len(odd) + 2)
 
@@ -483,8 +483,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     Exhaustive("INV-8.nearest-settled", "nearest_anchor is right on both sides of anchors -12..12 and ±40 and of the points "
                "halfway between two", (anchors.nearest_anchor,), check=_nearest_is_settled,
                rivals={"off by one": (_nearest_by_rounding_up,)}),
-    Exhaustive("INV-8.nearest-refuses", "nearest_anchor finds anchors 1600 and -1600, and refuses what lies beyond or is not positive "
-               "and finite", (anchors.nearest_anchor,),
+    Exhaustive("INV-8.nearest-refuses", "nearest_anchor finds anchors 80 and -80, and refuses what lies beyond, or is not "
+               "positive and finite", (anchors.nearest_anchor,),
                check=_refuses_rates, rivals={"takes anything": (lambda rate: 0,)}),
     Exhaustive("INV-8.band-refuses", "a band refuses a negative k", (anchors.band,), check=_refuses_negative_k,
                rivals={"takes any": (_ignores_k,)}),

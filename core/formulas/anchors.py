@@ -16,8 +16,8 @@ ALPHA_PHI = PHI**-3 / 2
 """The seed's alpha_phi, (sqrt 5 - 2) / 2 = 0.1180339887…"""
 
 
-FURTHEST = 1600
-"""Anchors -1600 and 1600 are 1e334 and 1e-335: every positive double lies between."""
+FURTHEST = 80
+"""Anchors -80 and 80 are 2.6e16 and 9.5e-18: every learning rate lies between."""
 
 
 def anchor(n: int) -> Golden:
@@ -44,7 +44,7 @@ def nearer(rate: Number, low: Number, high: Number) -> bool:
 def nearest_anchor(rate: float | Fraction) -> int:
     """The n whose anchor is nearest to a positive rate on the logarithmic scale; decided exactly.
 
-    ValueError for a rate that is not positive and finite, or that lies beyond every double.
+    ValueError for a rate that is not positive and finite, or that lies beyond anchor 80 or -80.
     """
     if not (rate > 0 and rate - rate == 0):  # an infinity less itself is NaN
         raise ValueError(f"a learning rate must be positive and finite, got {rate!r}")
