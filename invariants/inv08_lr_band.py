@@ -281,7 +281,7 @@ def _refuses_negative_k(band: Any) -> Checked:
 
 
 def _refuses_rates(nearest: Any) -> Checked:
-    past = anchors.anchor(81).enclosure()[0], anchors.anchor(-81).enclosure()[1]
+    past = anchors.anchor(81).enclosure(400)[1], anchors.anchor(-81).enclosure(400)[0]
     odd = (0.0, -0.0, -1.0, -5e-324, math.nan, math.inf, -math.inf, *past)
     for place, rate in enumerate(odd):
         try:
@@ -290,7 +290,7 @@ def _refuses_rates(nearest: Any) -> Checked:
             continue
         return Checked(place, f"nearest_anchor({rate}) is given")
     for n in (80, -80):
-        if nearest(anchors.anchor(n).enclosure()[0]) != n:
+        if nearest(anchors.anchor(n).enclosure(400)[0]) != n:
             return Checked(len(odd), f"anchor {n} is not found")
     return Checked(len(odd) + 2)
 
