@@ -169,7 +169,7 @@ OBLIGATIONS: tuple[Obligation, ...] = (
                                     "threshold": random.uniform(0, 5)}),
     Property("INV-2.champion", "in simulated races no trial that reaches the target within the gap is pruned", _PRUNE,
              strategy=_races, holds=_champion_survives, rivals={"prune from the threshold on": (_prune_from,)},
-             examples=2000),
+             examples=500),
 )  # fmt: skip
 
 

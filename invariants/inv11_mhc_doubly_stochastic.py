@@ -220,7 +220,7 @@ def _sample_norm(random: Random) -> dict[str, Any]:
 def _one_given(v: Any) -> dict[str, Any]:
     x, u = _vector(v, "x", N), _vector(v, "u", N)
     return _doubly_stochastic(_matrix(v, "m", N)) | {
-        f"|x{k}| <= u{k}": (-u[k] <= x[k]) & (x[k] <= u[k]) for k in range(N)
+        "|x| <= u": _all([(-u[k] <= x[k]) & (x[k] <= u[k]) for k in range(N)])
     }
 
 
@@ -228,7 +228,7 @@ def _one_norm(v: Any, apply: Any) -> Any:
     """|y_i| <= (M u)_i for u >= |x|, and the sum of M u is the sum of u: so sum |y| <= sum |x| at u = |x|."""
     m, u = _matrix(v, "m", N), _vector(v, "u", N)
     image, bound = apply(m, _vector(v, "x", N), v.ops), apply(m, u, v.ops)
-    each = ("M >= 0", *(f"|x{k}| <= u{k}" for k in range(N)))
+    each = ("M >= 0", "|x| <= u")
     return [
         *(Goal((-b <= y) & (y <= b), each) for y, b in zip(image, bound, strict=True)),
         Goal(_total(bound) == _total(u), ("columns of M sum to 1",)),

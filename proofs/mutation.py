@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,13 +29,13 @@ from karat.proofs.mutants import FORMULAS, Rebound, Source
 SECONDS = 10.0
 """Of this process's own time, per obligation and mutant. A check on numbers that does not end in it is found out, when the
 original takes a fraction of that; a solver that does not end finds nothing out."""
-NUMBERS = 2.5
+NUMBERS = 1.5
 """The same for what is quick of the original."""
 
 CLAIM_PARTS = ("show", "given", "check", "check_block", "holds", "run", "sample")
 
 
-DEAR = 1.0
+DEAR = 0.6
 """Seconds that an obligation took to prove, above which it is held against a mutant last."""
 
 
@@ -180,6 +181,7 @@ def _judge_one(source: Source, place: int, quick: Sequence[Obligation], dear: Se
             function=mutant.function, where=mutant.where, change=mutant.change, state=state, by=by, invariants=about
         )
 
+    warnings.simplefilter("ignore")  # what a mutant divides by is its own affair
     about_mutant = {o.id: about_changed(o, rebound) for o in everything}
     for obligation in everything:
         if isinstance(obligation, (Formula, FloatLaw)) and _fails_on_samples(about_mutant[obligation.id]):

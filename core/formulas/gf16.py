@@ -56,8 +56,6 @@ def encode(value: float | Fraction) -> int:
     if isinstance(value, float) and math.isinf(value):
         return sign | INFINITY_CODE
     magnitude = abs(Fraction(value))
-    if magnitude == 0:
-        return sign
     exponent = max(-30, _floor_log2(magnitude))
     units = round(magnitude * Fraction(2) ** (9 - exponent))  # Python rounds ties to even
     # A significand of 512 units or more carries the hidden bit into the exponent field; 1024 carries once more.
@@ -65,7 +63,7 @@ def encode(value: float | Fraction) -> int:
 
 
 def _floor_log2(x: Fraction) -> int:
-    """The largest k with 2^k <= x, for x >= 2^-200; -201 below, which no caller tells from another small number."""
+    """The largest k with 2^k <= x, for x >= 2^-200; -201 below, zero included."""
     return ((x.numerator << 200) // x.denominator).bit_length() - 201
 
 

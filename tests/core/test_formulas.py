@@ -52,7 +52,7 @@ def test_the_anchor_of_the_default_band() -> None:
     assert (anchors.ALPHA_PHI / PHI**3).decimal(4) == "0.0279"
 
 
-@given(st.floats(min_value=5e-324, allow_infinity=False, allow_nan=False))
+@given(st.floats(min_value=1e-16, max_value=1e16))
 def test_nearest_anchor_is_nearest(rate: float) -> None:
     n, exact = anchors.nearest_anchor(rate), Fraction(rate)
     here = anchors.anchor(n)
@@ -65,6 +65,12 @@ def test_nearest_anchor_is_nearest(rate: float) -> None:
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
 def test_nearest_anchor_of_nonsense(rate: float) -> None:
     with pytest.raises(ValueError, match="positive and finite"):
+        anchors.nearest_anchor(rate)
+
+
+@pytest.mark.parametrize("rate", [5e-324, 1e-18, 1e17, 1.7e308])
+def test_no_anchor_is_looked_for_beyond_every_learning_rate(rate: float) -> None:
+    with pytest.raises(ValueError, match="searched"):
         anchors.nearest_anchor(rate)
 
 
