@@ -28,19 +28,19 @@ def _worth(code: int) -> float:
 
 
 def _decode_is(decode: Any) -> Checked:
-    for code in range(1 << 16):
-        value, worth = decode(code), _worth(code)
-        exact = isinstance(value, Fraction) or worth == 0 or not math.isfinite(worth)
-        same = math.isnan(value) if math.isnan(worth) else value == worth
-        if not exact or not same or (worth == 0 and math.copysign(1, value) != math.copysign(1, worth)):
-            return Checked(code, f"code {code:#06x} is decoded {value!r}, by its fields {worth!r}")
     for code in (-1, 1 << 16, 1 << 20):
         try:
             decode(code)
         except ValueError:
             continue
-        return Checked(1 << 16, f"{code} is decoded, and is no code")
-    return Checked((1 << 16) + 3)
+        return Checked(0, f"{code} is decoded, and is no code")
+    for code in (0x8000, gf16.INFINITY_CODE, gf16.NAN_CODE, *range(1 << 16)):
+        value, worth = decode(code), _worth(code)
+        exact = isinstance(value, Fraction) or worth == 0 or not math.isfinite(worth)
+        same = math.isnan(value) if math.isnan(worth) else value == worth
+        if not exact or not same or (worth == 0 and math.copysign(1, value) != math.copysign(1, worth)):
+            return Checked(code, f"code {code:#06x} is decoded {value!r}, by its fields {worth!r}")
+    return Checked((1 << 16) + 6)
 
 
 def _specials() -> dict[Any, int]:

@@ -11,9 +11,10 @@ import dataclasses
 import signal
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
 
@@ -27,14 +28,8 @@ from karat.proofs.exploration import Failure, run_on_numbers, samples
 from karat.proofs.mutants import FORMULAS, Rebound, Source
 
 SECONDS = 10.0
-"""Of this process's own time, per obligation and mutant. A check on numbers that does not end in it is found out, when the
-original takes a fraction of that; a solver that does not end finds nothing out."""
-NUMBERS = 1.5
-"""The same for what is quick of the original."""
-
-CLAIM_PARTS = ("show", "given", "check", "check_block", "holds", "run", "sample")
-
-
+"""Of this process's own time, for an obligation about a mutant of which nothing else is known; else six times what it took
+to prove. A check on numbers that does not end in it is found out; a solver that does not end finds nothing out."""
 DEAR = 0.6
 """Seconds that an obligation took to prove, above which it is held against a mutant last."""
 
@@ -86,6 +81,9 @@ def targets(invariants: Sequence[Invariant]) -> dict[str, frozenset[str]]:
     return {module: frozenset(functions) for module, functions in sorted(modules.items())}
 
 
+CLAIM_PARTS = ("show", "given", "check", "check_block", "holds", "run", "sample")
+
+
 def about_changed(obligation: Obligation, rebound: Callable[[Any], Any]) -> Obligation:
     """The obligation about the changed functions, wherever it or its claim calls them."""
     parts = {
@@ -129,16 +127,21 @@ class Trial:
     module: str
     functions: frozenset[str]
     mutants: tuple[Against, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Obligation id -> how long it took to prove."""
 
 
 def trials(
-    chosen: Sequence[Invariant], everything: Sequence[Invariant], seconds: Mapping[str, float], size: int = 10
+    chosen: Sequence[Invariant], everything: Sequence[Invariant], seconds: Mapping[str, float], size: int = 20
 ) -> list[Trial]:
     """The mutants of every function that the chosen invariants run, in groups, and what of everything to hold against
     them. seconds: how long each obligation took to prove."""
     obligations = [o for i in everything for o in i.obligations if not o.must_fail and not o.slow]
     obligations.sort(key=lambda o: seconds.get(o.id, 0.0))
     reads = {o.id: _rests_on(o) for o in obligations}
+    about = {
+        o.id: {f"{f.__module__}.{f.__name__}" for f in o.about if isinstance(f, FunctionType)} for o in obligations
+    }
     groups = []
     for module, functions in targets(chosen).items():
         wanted = []
@@ -146,30 +149,41 @@ def trials(
             changed = functions if mutant.of_module else {mutant.function.rsplit(".", 1)[1]}
             names = {f"{module}.{name}" for name in changed}
             ids = [o.id for o in obligations if names & reads[o.id]]
+            ids.sort(key=lambda id_: not names & about[id_])  # those about the function itself first
             dear = [id_ for id_ in ids if seconds.get(id_, 0.0) > DEAR]
             wanted.append(Against(mutant.place, tuple(id_ for id_ in ids if id_ not in dear), tuple(dear)))
-        groups += [Trial(module, functions, tuple(wanted[k : k + size])) for k in range(0, len(wanted), size)]
+        for k in range(0, len(wanted), size):
+            part = tuple(wanted[k : k + size])
+            used = {id_ for against in part for id_ in (*against.quick, *against.dear)}
+            groups.append(Trial(module, functions, part, {id_: seconds[id_] for id_ in sorted(used) if id_ in seconds}))
     return groups
 
 
 def judge(trial: Trial, obligations: Mapping[str, Obligation]) -> list[MutantRecord]:
-    """What becomes of the mutants of a trial; the obligation that found the last one out is tried first."""
+    """What becomes of the mutants of a trial. First in line is what costs least for what it has found out so far."""
     source = Source(sys.modules[trial.module], trial.functions)
     records: list[MutantRecord] = []
-    lately: list[str] = []
+    kills: Counter[str] = Counter()
     for against in trial.mutants:
-        quick = sorted(against.quick, key=lambda id_: lately.index(id_) if id_ in lately else len(lately))
+        place = {id_: k for k, id_ in enumerate(against.quick)}
+        cost = {id_: trial.seconds.get(id_, 0.0) + 0.02 + 0.01 * place[id_] for id_ in against.quick}
+        quick = sorted(against.quick, key=lambda id_: cost[id_] / (1 + kills[id_]))
         record = _judge_one(
-            source, against.place, [obligations[id_] for id_ in quick], [obligations[id_] for id_ in against.dear]
+            source,
+            against.place,
+            [obligations[id_] for id_ in quick],
+            [obligations[id_] for id_ in against.dear],
+            {id_: max(0.5, 6 * taken) for id_, taken in trial.seconds.items()},
         )
         records.append(record)
         if record.state is MutantState.KILLED:
-            name = record.by.split(":")[0]
-            lately = [name, *(other for other in lately if other != name)][:4]
+            kills[record.by.split(":")[0]] += 1
     return records
 
 
-def _judge_one(source: Source, place: int, quick: Sequence[Obligation], dear: Sequence[Obligation]) -> MutantRecord:
+def _judge_one(
+    source: Source, place: int, quick: Sequence[Obligation], dear: Sequence[Obligation], limits: Mapping[str, float]
+) -> MutantRecord:
     """First numbers alone, then the quick obligations, then whether it is equivalent, then the dear ones."""
     mutant, changed = source.mutants[place], source.build(place)
     rebound = Rebound(changed)
@@ -187,7 +201,7 @@ def _judge_one(source: Source, place: int, quick: Sequence[Obligation], dear: Se
         if isinstance(obligation, (Formula, FloatLaw)) and _fails_on_samples(about_mutant[obligation.id]):
             return record(MutantState.KILLED, f"{obligation.id}: fails on a sample")
     for obligation in quick:
-        if why := _verdict(about_mutant[obligation.id], NUMBERS):
+        if why := _verdict(about_mutant[obligation.id], limits.get(obligation.id, SECONDS)):
             return record(MutantState.KILLED, f"{obligation.id}: {why}")
     why = ""
     with suppress(_TooLong), _within(6 * SECONDS):
@@ -199,7 +213,7 @@ def _judge_one(source: Source, place: int, quick: Sequence[Obligation], dear: Se
     if why:
         return record(MutantState.EQUIVALENT, why)
     for obligation in dear:
-        if why := _verdict(about_mutant[obligation.id], 3 * SECONDS):
+        if why := _verdict(about_mutant[obligation.id], max(SECONDS, limits.get(obligation.id, SECONDS))):
             return record(MutantState.KILLED, f"{obligation.id}: {why}")
     return record(MutantState.SURVIVED, "")
 

@@ -23,7 +23,7 @@ _PREFIX = str(FOLDER)
 _lines: dict[str, set[int]] = {}
 _calls: dict[CodeType, int] = {}
 _seen = 0
-TRACED_CALLS, TRACED_EVENTS = 300, 200_000
+TRACED_CALLS, TRACED_EVENTS = 300, 1_000_000
 """Of each function, and in all: lines that only a later call would run are not counted, so that tracing costs little."""
 
 

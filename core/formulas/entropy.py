@@ -6,7 +6,6 @@ H = -sum p ln p (nats), the same divided by ln 2 (bits), with 0 ln 0 = 0. For K 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -14,17 +13,10 @@ from karat.core.bounds import Log, upper_endpoint
 from karat.core.formulas.schedule import clamp
 from karat.core.ops import FLOAT, Number, Ops
 
-NATS_PER_BIT = math.log(2)
-
 
 def entropy_nats(probabilities: Sequence[Number], ops: Ops = FLOAT) -> Number:
     """-sum p ln p, in nats. The probabilities are >= 0 and add up to 1; each may be an array."""
     return -ops.sum(ops.xlogx(p) for p in probabilities)
-
-
-def entropy_bits(probabilities: Sequence[Number], ops: Ops = FLOAT) -> Number:
-    """-sum p log2 p, in bits."""
-    return entropy_nats(probabilities, ops) / NATS_PER_BIT
 
 
 def frequencies(counts: Sequence[Number], ops: Ops = FLOAT) -> list[Number]:

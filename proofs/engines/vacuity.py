@@ -8,15 +8,18 @@ redundant, and listed; an antecedent that is never true, or a bound that is neve
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import z3
 
 from karat.proofs.engines.budget import Budget
-from karat.proofs.exploration import Exploration, arbitrary, explore
+from karat.proofs.exploration import Exploration, Failure, arbitrary, explore, run_on_numbers
 from karat.proofs.symbolic import PathBudget, SBool
 
+TRIED = 8
+"""Samples beside which numbers are tried before Z3 is asked."""
 NOTICED = "every condition fails for an arbitrary function"
 
 
@@ -96,15 +99,46 @@ def _reached_at(point: Sequence[tuple[Any, Any]], condition: Sequence[Any], term
     return z3.is_true(z3.simplify(z3.substitute(z3.And(*condition, term), *point)))
 
 
-def needs(obligation: Any, v: Any, exploration: Exploration, budget: Budget) -> str:
-    """Which hypotheses the claim fails without, and which it does not need."""
-    found = {label: _without(obligation, v, exploration, budget, label) for label in exploration.hypotheses}
+def needs(
+    obligation: Any, v: Any, exploration: Exploration, budget: Budget, points: Sequence[Mapping[str, Any]]
+) -> str:
+    """Which hypotheses the claim fails without, and which it does not need.
+
+    First the running functions are tried at points beside the samples; Z3 is asked of the hypotheses that are left.
+    """
+    found = {
+        label: "needed"
+        if _fails_nearby(obligation, points, label)
+        else _without(obligation, v, exploration, budget, label)
+        for label in exploration.hypotheses
+    }
     parts = []
     for answer in ("needed", "redundant", "not shown needed"):
         labels = [label for label, one in found.items() if one == answer]
         if labels:
             parts.append(f"{answer}: {'; '.join(labels)}")
     return ". ".join(parts)
+
+
+def _fails_nearby(obligation: Any, points: Sequence[Mapping[str, Any]], label: str) -> bool:
+    """Whether the claim fails on numbers that satisfy every hypothesis but this one: samples with one value changed."""
+    others = _less(obligation, label)
+    for point in points[:TRIED]:
+        for name, value in point.items():
+            for odd in _beside(value):
+                try:
+                    run_on_numbers(others, {**point, name: odd}, hypotheses_must_hold=False)
+                except Failure:
+                    return True
+                except (ArithmeticError, ValueError, TypeError):
+                    continue
+    return False
+
+
+def _beside(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, float):
+        return (-1.0, 0.0, 1e308, math.inf, -math.inf, math.nan)
+    return (value + 1, value - 1, -value, 0 * value, 10 * value)
 
 
 def _without(obligation: Any, v: Any, exploration: Exploration, budget: Budget, label: str) -> str:

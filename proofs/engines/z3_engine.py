@@ -107,7 +107,7 @@ def _prove(
         outcome.grade, outcome.detail = Grade.VACUOUS, f"never reached: {', '.join(missed)}"
         return outcome
     if exploration.hypotheses:
-        checks["hypotheses needed"] = needs(obligation, v, exploration, budget)
+        checks["hypotheses needed"] = needs(obligation, v, exploration, budget, points)
     outcome.rlimit = budget.used
     if carrier is RealSym:
         exact = compare_with_paths(obligation, exploration, points)

@@ -145,7 +145,6 @@ def test_should_prune(loss: float, pruned: bool) -> None:
 def test_entropy_units() -> None:
     uniform = [Fraction(1, 9)] * 9
     assert entropy.entropy_nats(uniform) == pytest.approx(math.log(9))
-    assert entropy.entropy_bits(uniform) == pytest.approx(math.log2(9))
     assert entropy.entropy_of_counts_nats([81, 0, 0]) == 0
     assert entropy.entropy_of_counts_nats([9] * 9) <= entropy.most_nats(9) < math.log(9) * (1 + 1e-15)
 
