@@ -198,7 +198,7 @@ def _judge_one(
     warnings.simplefilter("ignore")  # what a mutant divides by is its own affair
     about_mutant = {o.id: about_changed(o, rebound) for o in everything}
     for obligation in everything:
-        if isinstance(obligation, (Formula, FloatLaw)) and _fails_on_samples(about_mutant[obligation.id]):
+        if _fails_on_samples(about_mutant[obligation.id]):
             return record(MutantState.KILLED, f"{obligation.id}: fails on a sample")
     for obligation in quick:
         if why := _verdict(about_mutant[obligation.id], limits.get(obligation.id, SECONDS)):
@@ -218,8 +218,10 @@ def _judge_one(
     return record(MutantState.SURVIVED, "")
 
 
-def _fails_on_samples(obligation: Formula | FloatLaw) -> bool:
-    """Whether the claim, run on the numbers of its samples, is false on one. What raises is left to the engine."""
+def _fails_on_samples(obligation: Obligation) -> bool:
+    """Whether a theorem's claim, run on the numbers of its samples, is false on one. What raises is left to the engine."""
+    if not isinstance(obligation, (Formula, FloatLaw)):
+        return False
     try:
         with _within(SECONDS):
             for point in samples(obligation):

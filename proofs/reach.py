@@ -21,14 +21,15 @@ FOLDER = Path(formulas.__file__).parent
 
 _PREFIX = str(FOLDER)
 _lines: dict[str, set[int]] = {}
-_calls: dict[CodeType, int] = {}
+_left: dict[CodeType, set[int]] = {}
 _seen = 0
-TRACED_CALLS, TRACED_EVENTS = 300, 1_000_000
-"""Of each function, and in all: lines that only a later call would run are not counted, so that tracing costs little."""
+TRACED_EVENTS = 3_000_000
+"""Calls, of whatever functions, after which nothing more is noted: so that tracing costs a second at most."""
 
 
 def _local(frame: FrameType, event: str, argument: Any) -> Any:
     if event == "line":
+        _left[frame.f_code].discard(frame.f_lineno)
         _lines.setdefault(Path(frame.f_code.co_filename).name, set()).add(frame.f_lineno)
     return _local
 
@@ -42,8 +43,9 @@ def _begin(frame: FrameType, event: str, argument: Any) -> Any:
     code = frame.f_code
     if not code.co_filename.startswith(_PREFIX):
         return None
-    _calls[code] = _calls.get(code, 0) + 1
-    return _local if _calls[code] <= TRACED_CALLS else None
+    if code not in _left:
+        _left[code] = {line for _, _, line in code.co_lines() if line is not None and line != code.co_firstlineno}
+    return _local if _left[code] else None
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def traced() -> Iterator[dict[str, set[int]]]:
     """The lines of core/formulas that run inside the context: file name -> line numbers. Not to be nested."""
     global _seen
     _lines.clear()
-    _calls.clear()
+    _left.clear()
     _seen = 0
     with _tracing(_begin):
         yield _lines

@@ -96,7 +96,7 @@ def sides(
 
 
 def _reached_at(point: Sequence[tuple[Any, Any]], condition: Sequence[Any], term: Any) -> bool:
-    return z3.is_true(z3.simplify(z3.substitute(z3.And(*condition, term), *point)))
+    return bool(z3.is_true(z3.simplify(z3.substitute(z3.And(*condition, term), *point))))
 
 
 def needs(
