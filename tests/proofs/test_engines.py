@@ -25,7 +25,7 @@ from karat.core.obligation import (
     Property,
 )
 from karat.proofs import discipline, worker
-from karat.proofs.engines import z3_engine
+from karat.proofs.engines import budget
 from karat.proofs.worker import decide, decide_all
 
 
@@ -58,7 +58,10 @@ def test_a_theorem_is_proved_with_all_its_checks() -> None:
     assert set(evidence.checks) == {
         "hypotheses satisfiable", "paths", "not a tautology", "hypotheses needed", "translation validated",
     }  # fmt: skip
-    assert "yes" in evidence.checks["hypotheses needed"] and "witness x = " in evidence.checks["hypotheses satisfiable"]
+    assert (
+        evidence.checks["hypotheses needed"] == "needed: 0 <= x; x <= 1"
+        and "witness x = " in evidence.checks["hypotheses satisfiable"]
+    )
 
 
 def test_contradictory_hypotheses_are_vacuous() -> None:
@@ -94,7 +97,7 @@ def test_a_claim_false_at_a_sample_needs_no_solver() -> None:
 
 
 def test_undecided_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(z3_engine, "RLIMIT", 1)
+    monkeypatch.setattr(budget, "RLIMIT", 1)
     evidence = decide(formula(show=lambda v, f: f(f(v.x)) * f(v.x) + v.x * (1 - v.x) * f(v.x) <= v.x))
     assert evidence.grade is Grade.UNKNOWN and not evidence.expected
 
@@ -284,8 +287,8 @@ def test_an_engine_that_raises_is_an_error() -> None:
     assert evidence.grade is Grade.ERROR and "KeyError" in evidence.detail and not evidence.expected
 
 
-def collect(obligations: list[Obligation], **options: float) -> dict[str, Evidence]:
-    return {o.id: e for o, e in decide_all(obligations, 2, **options)}
+def collect(obligations: list[Obligation]) -> dict[str, Evidence]:
+    return {o.id: e for o, e in decide_all(obligations, 2)}
 
 
 def test_obligations_are_decided_in_processes_of_their_own() -> None:
@@ -294,9 +297,10 @@ def test_obligations_are_decided_in_processes_of_their_own() -> None:
     assert {e.grade for e in found.values()} == {Grade.PROVED} and len(found) == 2
 
 
-def test_the_watchdog_ends_an_obligation_and_that_is_unknown() -> None:
+def test_the_watchdog_ends_an_obligation_and_that_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "WATCHDOG_SECONDS", 0.05)
     slow = next(o for i in worker.invariants() for o in i.obligations if o.id == "INV-8.returned")
-    evidence = collect([slow], watchdog=0.05)["INV-8.returned"]
+    evidence = collect([slow])["INV-8.returned"]
     assert evidence.grade is Grade.UNKNOWN and "watchdog" in evidence.detail and not evidence.expected
 
 
