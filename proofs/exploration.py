@@ -23,6 +23,7 @@ from karat.core.obligation import Goal
 from karat.core.ops import FLOAT
 from karat.proofs.evaluate import evaluate
 from karat.proofs.machine_carriers import DoubleSym
+from karat.proofs.reach import resumed
 from karat.proofs.real_carrier import RealSym, lift
 from karat.proofs.symbolic import Explorer, Path, SBool, current
 
@@ -85,7 +86,8 @@ def recording(function: Callable[..., Any], calls: Callable[[], list[Any]]) -> C
     """The function, with every call appended to calls()."""
 
     def recorded(*arguments: Any) -> Any:
-        result = function(*arguments)
+        with resumed():
+            result = function(*arguments)
         calls().append(Call(function, arguments, result))
         return result
 

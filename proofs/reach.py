@@ -6,8 +6,8 @@ A line that no proof ran is a line of which nothing is proved, whatever the repo
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -22,7 +22,7 @@ FOLDER = Path(formulas.__file__).parent
 _PREFIX = str(FOLDER)
 _lines: dict[str, set[int]] = {}
 _left: dict[CodeType, set[int]] = {}
-_seen = 0
+_seen, _active = 0, False
 TRACED_EVENTS = 3_000_000
 """Calls, of whatever functions, after which nothing more is noted: so that tracing costs a second at most."""
 
@@ -51,12 +51,15 @@ def _begin(frame: FrameType, event: str, argument: Any) -> Any:
 @contextmanager
 def traced() -> Iterator[dict[str, set[int]]]:
     """The lines of core/formulas that run inside the context: file name -> line numbers. Not to be nested."""
-    global _seen
+    global _active, _seen
     _lines.clear()
     _left.clear()
-    _seen = 0
-    with _tracing(_begin):
-        yield _lines
+    _seen, _active = 0, True
+    try:
+        with _tracing(_begin):
+            yield _lines
+    finally:
+        _active = False
 
 
 def paused() -> AbstractContextManager[None]:
@@ -65,8 +68,18 @@ def paused() -> AbstractContextManager[None]:
 
 
 def resumed() -> AbstractContextManager[None]:
-    """Lines are noted again, inside `paused`."""
-    return _tracing(_begin)
+    """Lines are noted again, inside `paused` inside `traced`; anywhere else this does nothing."""
+    return _tracing(_begin) if _active else nullcontext()
+
+
+def reaching(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose lines are noted inside `paused` too."""
+
+    def reached(*arguments: Any, **named: Any) -> Any:
+        with resumed():
+            return function(*arguments, **named)
+
+    return reached
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from karat.core.obligation import Identity
 from karat.core.ops import add_up
 from karat.proofs import discipline
 from karat.proofs.exploration import Outcome, flatten
+from karat.proofs.reach import paused, reaching
 
 
 class SympyOps:
@@ -55,7 +56,13 @@ class SympyOps:
 def prove_identity(obligation: Identity, *, thorough: bool = True) -> Outcome:
     """Decides whether every expression is zero identically."""
     discipline.demand(obligation.about, straight=True)
-    expressions = flatten(list(_named(obligation.show(sympy, SympyOps(), *obligation.about))))
+    with paused():
+        return _prove(obligation, thorough)
+
+
+def _prove(obligation: Identity, thorough: bool) -> Outcome:
+    running = [reaching(f) for f in obligation.about]
+    expressions = flatten(list(_named(obligation.show(sympy, SympyOps(), *running))))
     if not expressions:
         return Outcome(Grade.VACUOUS, "no expression")
     for place, expression in enumerate(expressions):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import z3
@@ -18,8 +19,8 @@ from karat.proofs.engines.budget import Budget
 from karat.proofs.exploration import Exploration, Failure, arbitrary, explore, run_on_numbers
 from karat.proofs.symbolic import PathBudget, SBool
 
-TRIED = 8
-"""Samples beside which numbers are tried before Z3 is asked."""
+TRIED = 150
+"""Points beside samples at which the running functions are tried before Z3 is asked."""
 NOTICED = "every condition fails for an arbitrary function"
 
 
@@ -123,15 +124,14 @@ def needs(
 def _fails_nearby(obligation: Any, points: Sequence[Mapping[str, Any]], label: str) -> bool:
     """Whether the claim fails on numbers that satisfy every hypothesis but this one: samples with one value changed."""
     others = _less(obligation, label)
-    for point in points[:TRIED]:
-        for name, value in point.items():
-            for odd in _beside(value):
-                try:
-                    run_on_numbers(others, {**point, name: odd}, hypotheses_must_hold=False)
-                except Failure:
-                    return True
-                except (ArithmeticError, ValueError, TypeError):
-                    continue
+    changed = ({**p, name: odd} for p in points for name, value in p.items() for odd in _beside(value))
+    for point in islice(changed, TRIED):
+        try:
+            run_on_numbers(others, point, hypotheses_must_hold=False)
+        except Failure:
+            return True
+        except (ArithmeticError, ValueError, TypeError):
+            continue
     return False
 
 

@@ -35,6 +35,7 @@ from karat.proofs.exploration import (
     show_value,
 )
 from karat.proofs.machine_carriers import DoubleSym
+from karat.proofs.reach import paused
 from karat.proofs.real_carrier import RealSym, SymbolicOps, rational
 
 
@@ -42,13 +43,15 @@ def prove_formula(obligation: Formula, *, thorough: bool = True) -> Outcome:
     """Decides a theorem over reals and integers. Not thorough: the claim alone, without the checks on it."""
     sorts = {"real": z3.Real, "int": z3.Int}
     terms = {name: sorts[sort](name) for name, sort in obligation.variables.items()}
-    return _prove(obligation, terms, RealSym, SymbolicOps(obligation.tangents), Budget(None), thorough)
+    with paused():
+        return _prove(obligation, terms, RealSym, SymbolicOps(obligation.tangents), Budget(None), thorough)
 
 
 def prove_float_law(obligation: FloatLaw, *, thorough: bool = True) -> Outcome:
     """Decides a law of float64; thorough as above."""
     terms = {name: z3.FP(name, z3.Float64()) for name in obligation.variables}
-    return _prove(obligation, terms, DoubleSym, SymbolicOps(), Budget("QF_FP"), thorough)
+    with paused():
+        return _prove(obligation, terms, DoubleSym, SymbolicOps(), Budget("QF_FP"), thorough)
 
 
 def _prove(
