@@ -30,12 +30,12 @@ def verification_markdown(report: VerificationReport) -> str:
     """The verification report: a row per obligation, then counterexamples, then what the proofs assume."""
     missed = [e for e in report.evidence if not e.expected]
     verdict = "everything is as expected" if not missed else f"{len(missed)} obligations are NOT as expected"
-    rows = [(e.invariant, e.claim, e.engine, e.label, f"{e.seconds:.2f} s") for e in report.evidence]
+    rows = [(e.obligation, e.claim, e.engine, e.label, f"{e.seconds:.2f} s") for e in report.evidence]
     parts = [
         "# Verification report",
         f"{len(report.evidence)} obligations, {verdict}; exit code {report.exit_code}. "
         f"Revision {report.revision}; {report.created}.",
-        table(("invariant", "claim", "engine", "status", "time"), rows),
+        table(("obligation", "claim", "engine", "status", "time"), rows),
     ]
     if missed:
         parts += ["## Not as expected", "\n".join(f"- **{e.obligation}** {e.grade.name}: {e.detail} "

@@ -398,6 +398,15 @@ def _clamp_in_band(v: Any, clamp: Any) -> Any:
     return [v.low <= y, y <= v.high, implies((v.low <= v.x) & (v.x <= v.high), y == v.x)]
 
 
+def _ends_returned(clamp: Any) -> Checked:
+    """At an end the end itself is returned: of two zeros the one that is the end."""
+    cases = ((-0.0, 0.0, 1.0, 0.0), (-0.0, -1.0, 0.0, 0.0), (0.0, -0.0, 1.0, -0.0), (0.0, -1.0, -0.0, -0.0))
+    for place, (x, low, high, end) in enumerate(cases):
+        if repr(clamp(x, low, high)) != repr(end):
+            return Checked(place, f"clamp({x}, {low}, {high}) = {clamp(x, low, high)!r}, not {end!r}")
+    return Checked(len(cases))
+
+
 def _float_returned(v: Any, wsd: Any) -> Any:
     lr = wsd(v.step, v.warmup, v.stable_end, v.total, v.peak, v.floor)
     return [lr <= v.peak, lr >= 0.0, implies(v.step >= v.warmup, lr >= v.floor)]
@@ -505,6 +514,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     FloatLaw("INV-8.clamp", "clamp(x, low, high) is in [low, high] for every double x, NaN included, and is x inside",
              (schedule.clamp,), variables=("x", "low", "high"), given=lambda v: {"low <= high": v.low <= v.high},
              show=_clamp_in_band, sample=_doubles),
+    Exhaustive("INV-8.clamp-ends", "at an end clamp returns the end itself: the sign of zero is the end's", (schedule.clamp,),
+               check=_ends_returned, rivals={"by maximum and minimum": (lambda x, low, high: max(low, min(x, high)),)}),
     FloatLaw("INV-8.returned", "the double that WSD returns is in [0, peak], and in [floor, peak] once warm, whatever "
              "its products and quotients round to", _WSD,
              variables=("step", "warmup", "stable_end", "total", "peak", "floor"),

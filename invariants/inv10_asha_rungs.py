@@ -79,6 +79,24 @@ def _rungs_to_the_end(r0: int, total: int) -> tuple[int, ...]:
     return tuple(r0 * 3**k for k in range(40) if r0 * 3**k <= total)
 
 
+def _misplaced_is(misplaced: Any) -> Checked:
+    """Up to five rungs and five due, one of them off at any place: the largest distance, and the difference in number."""
+    cases = 0
+    for held, due in itertools.product(range(6), repeat=2):
+        wanted = [3**k for k in range(due)]
+        for place, off in itertools.product(range(-1, held), (1, -1)):
+            rungs = [3**k + (off * (k + 2) if k == place else 0) for k in range(held)]
+            exact = max([abs(held - due), *(abs(a - b) for a, b in zip(rungs, wanted, strict=False))])
+            if misplaced(rungs, wanted) != exact:
+                return Checked(cases, f"misplaced({rungs}, {wanted}) = {misplaced(rungs, wanted)}, not {exact}")
+            cases += 1
+    return Checked(cases)
+
+
+def _first_two(rungs: Any, due: Any) -> Any:
+    return halving.misplaced(rungs[:2], due[:2])
+
+
 def _declared(v: Any) -> Any:
     """Three rungs of any distance, as the margin asks a declaration for them."""
     return SimpleNamespace(steps=(v.first, v.second, v.third))
@@ -293,6 +311,8 @@ OBLIGATIONS: tuple[Obligation, ...] = (
     FloatLaw("INV-10.transitive", "what goes before a trial goes before all that come after it: so any number of trials has "
              "a best, of rank 0", (halving.goes_before,), variables=("a", "b", "c", "i", "j", "k"), show=_transitive,
              sample=_three_losses),
+    Exhaustive("INV-10.misplaced", "how far rungs are from those due: up to five of each, one off at any place",
+               (halving.misplaced,), check=_misplaced_is, rivals={"the first two": (_first_two,)}),
     FloatLaw("INV-10.nan", "of three trials none with a NaN loss survives while one has a number, for all doubles",
              (halving.survivors,), variables=("a", "b", "c"), show=_no_nan_promoted, sample=_three_losses),
     Exhaustive("INV-10.ranks", "rank and survivors are those of a sort by (is NaN, loss, place): every list of up to four of "

@@ -344,6 +344,74 @@ def _sinkhorn_is(sinkhorn: Any) -> Checked:
     return Checked(cases)
 
 
+def _square(n: int, seed: int) -> list[list[Fraction]]:
+    """Entries of both signs, no two alike: an entry, row or column that is left out shows."""
+    return [[Fraction((-1) ** (i + j + seed) * (n * i + j + 2 + seed), 7) for j in range(n)] for i in range(n)]
+
+
+def _planted(n: int) -> list[list[list[Fraction]]]:
+    """The identity with one defect, at every place and of either sign."""
+    found = []
+    for i, j, size in itertools.product(range(n), range(n), (Fraction(3), Fraction(-3))):
+        matrix = [[Fraction(int(r == c)) for c in range(n)] for r in range(n)]
+        matrix[i][j] += size
+        found.append(matrix)
+    return found
+
+
+def _sizes_are(residual: Any, gain: Any, apply: Any) -> Checked:
+    """residual, gain and apply by their definitions: n = 1..6, every place of a defect."""
+    cases = 0
+    for n in range(1, 7):
+        for m in (*_planted(n), _square(n, 0), _square(n, 1)):
+            columns = [list(column) for column in zip(*m, strict=True)]
+            defects = [abs(sum(line) - 1) for line in (*m, *columns)] + [-x for row in m for x in row]
+            x = [Fraction(3 * k + 1, 5) for k in range(n)]
+            image = [sum((row[k] * x[k] for k in range(n)), Fraction(0)) for row in m]
+            largest = max(sum(map(abs, line)) for line in (*m, *columns))
+            if (residual(m), gain(m), apply(m, x)) != (max(defects), largest, image):
+                return Checked(cases, f"{m}: residual {residual(m)}, gain {gain(m)}, image {apply(m, x)}")
+            cases += 1
+    return Checked(cases)
+
+
+def _mixture_is(mixture: Any, permutations: Any) -> Checked:
+    """Entry (i, j) adds up the weights of the permutations that send i to j; the first permutation is the identity."""
+    cases = 0
+    for n in range(1, 5):
+        orders = permutations(n)
+        if orders[0] != tuple(range(n)) or sorted(orders) != list(orders) or len(set(orders)) != math.factorial(n):
+            return Checked(cases, f"permutations({n}) = {orders}")
+        weights = [Fraction(2**k) for k in range(len(orders))]
+        exact = [[sum((w for w, s in zip(weights, orders, strict=True) if s[i] == j), Fraction(0)) for j in range(n)]
+                 for i in range(n)]  # fmt: skip
+        if mixture(weights, n) != exact:
+            return Checked(cases, f"mixture({weights}, {n}) = {mixture(weights, n)}")
+        cases += 1
+    return Checked(cases)
+
+
+def _every_matrix_counts(distance: Any) -> Checked:
+    """Up to five 4x4 matrices, the bad one at every place: the margin is nearest_bound of the worst, in their order."""
+    cases = 0
+    good = [[Fraction(int(i == j)) for j in range(N)] for i in range(N)]
+    for count in range(1, 6):
+        for place, bad in itertools.product(range(count), (_square(N, 0), _square(N, 1), _planted(N)[5])):
+            matrices = [bad if k == place else _small_mixture(Random(k), N) if k % 2 else good for k in range(count)]
+            product = reduce(lambda below, above: birkhoff.matmul(above, below), matrices)
+            exact = nearest_bound(max(map(birkhoff.residual, matrices)), birkhoff.gain(product), 1,
+                                  1 + gain_tolerance(count, DEFAULT), DEFAULT, FLOAT)  # fmt: skip
+            found = distance({"matrices": matrices, "spread": 1}, DEFAULT, FLOAT)
+            if found != exact or found >= 0:
+                return Checked(cases, f"{count} matrices, the bad one at place {place}: {found}, not {exact}")
+            cases += 1
+    return Checked(cases)
+
+
+def _first_only(values: Any, tolerance: Any, ops: Any) -> Any:
+    return margin({**values, "matrices": values["matrices"][:1]}, tolerance, ops)
+
+
 # -- Sinkhorn --
 
 _S = _names("s", 2)
@@ -437,6 +505,15 @@ OBLIGATIONS: tuple[Obligation, ...] = (
                rivals={"without the factor 2": (lambda count, declared: count * declared.residual,)}),
     Exhaustive("INV-11.matmul", "the product has the entries of the definition, for every shape up to 3x3 by 3x3",
                (birkhoff.matmul,), check=_matmul_is, rivals={"transposed": (lambda a, b: birkhoff.matmul(b, a),)}),
+    Exhaustive("INV-11.sizes", "residual, gain and image are those of the definitions: n = 1..6, a defect at every place",
+               (birkhoff.residual, birkhoff.gain, birkhoff.apply), check=_sizes_are,
+               rivals={"gain for residual": (birkhoff.gain, birkhoff.gain, birkhoff.apply)}),
+    Exhaustive("INV-11.mixture-is", "entry (i, j) of a mixture is the weight of what sends i to j, and the first permutation is "
+               "the identity: n = 1..4", (birkhoff.mixture, birkhoff.permutations), check=_mixture_is,
+               rivals={"transposed": (lambda w, n: [list(c) for c in zip(*birkhoff.mixture(w, n), strict=True)],
+                                      birkhoff.permutations)}),
+    Exhaustive("INV-11.every-matrix", "one bad matrix at any place among up to five is seen by the margin", (margin,),
+               check=_every_matrix_counts, rivals={"the first matrix only": (_first_only,)}),
     Exhaustive("INV-11.weights", "a mixture refuses any number of weights but n!", (birkhoff.mixture,), check=_refuses_weights,
                rivals={"takes what it gets": (lambda weights, n: weights,)}),
     Exhaustive("INV-11.sinkhorn", "a Sinkhorn step divides rows by their sums, then columns by theirs: 2x2 and 3x3 matrices "

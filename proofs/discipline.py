@@ -8,7 +8,12 @@ from typing import Any
 from karat.core.provenance import OWN, definitions, package_of
 
 LOOKS = ("isinstance", "issubclass", "type", "hasattr", "getattr", "callable", "id", "repr", "str", "vars", "globals")
-FORBIDDEN = {f"a call of {name}": f"func=Name(id='{name}')" for name in LOOKS} | {"try": "Try(", "with": "With("}
+FORBIDDEN = {f"a call of {name}": f"func=Name(id='{name}')" for name in LOOKS} | {
+    "try": "Try(",
+    "with": "With(",
+    "match": "Match(",
+    "__class__": "attr='__class__'",
+}
 BRANCHES = {"if": "If(", "a conditional expression": "IfExp(", "a comparison": "Compare(", "division": "op=Div()"}
 FORMULAS = ("karat.core.formulas.", "karat.invariants.")
 

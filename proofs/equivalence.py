@@ -93,9 +93,10 @@ def _on_domain(obligation: Obligation, changed: ModuleType, name: str, rebound: 
 
 
 def _equal(a: Any, b: Any) -> Any:
-    """Equality of results, symbolic or not; two NaNs are equal."""
+    """Whether two results are the same, symbolic or not: of doubles the same bits but for NaN, so -0.0 is not 0.0."""
     if isinstance(a, DoubleSym) or isinstance(b, DoubleSym):
-        return (a == b) | ((a != a) & (b != b))
+        double = a if isinstance(a, DoubleSym) else b
+        return SBool(double.lift(a) == double.lift(b))
     if isinstance(a, float) and isinstance(b, float):
-        return a == b or (a != a and b != b)
+        return repr(a) == repr(b)
     return a == b

@@ -30,8 +30,6 @@ from karat.proofs.mutants import FORMULAS, Rebound, Source
 SECONDS = 10.0
 """Of this process's own time, for an obligation about a mutant of which nothing else is known; else six times what it took
 to prove. A check on numbers that does not end in it is found out; a solver that does not end finds nothing out."""
-DEAR = 0.6
-"""Seconds that an obligation took to prove, above which it is held against a mutant last."""
 
 
 class _TooLong(Exception):
@@ -112,7 +110,8 @@ def _verdict(obligation: Obligation, seconds: float) -> str:
 class Against:
     """One mutant by its place in its module, and the ids of the obligations to hold against it, the cheapest first.
 
-    `quick` are decided before it is asked whether the mutant is equivalent, `dear` after.
+    `quick` are decided before it is asked whether the mutant is equivalent, `dear` after: laws of several doubles, whatever
+    the clock says, so that the answer is the same on every machine.
     """
 
     place: int
@@ -142,6 +141,7 @@ def trials(
     about = {
         o.id: {f"{f.__module__}.{f.__name__}" for f in o.about if isinstance(f, FunctionType)} for o in obligations
     }
+    heavy = {o.id for o in obligations if isinstance(o, FloatLaw) and len(o.variables) > 1}
     groups = []
     for module, functions in targets(chosen).items():
         wanted = []
@@ -150,7 +150,7 @@ def trials(
             names = {f"{module}.{name}" for name in changed}
             ids = [o.id for o in obligations if names & reads[o.id]]
             ids.sort(key=lambda id_: not names & about[id_])  # those about the function itself first
-            dear = [id_ for id_ in ids if seconds.get(id_, 0.0) > DEAR]
+            dear = [id_ for id_ in ids if id_ in heavy]
             wanted.append(Against(mutant.place, tuple(id_ for id_ in ids if id_ not in dear), tuple(dear)))
         for k in range(0, len(wanted), size):
             part = tuple(wanted[k : k + size])

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from karat.core.errors import EvidenceError, StorageError
-from karat.core.evidence import Evidence, exit_code
+from karat.core.evidence import Evidence, MutantRecord, Score, exit_code
 from karat.core.invariant import Invariant
 from karat.core.report import Proof, ProofLock, read_lock, write_text
 from karat.invariants.plugins import Plugin
@@ -18,7 +18,11 @@ from karat.invariants.standing import fingerprints, guard_fingerprints
 
 
 def write_plugin_locks(
-    plugins: Sequence[Plugin], evidence: Sequence[Evidence], solver: Mapping[str, str], out: Path
+    plugins: Sequence[Plugin],
+    evidence: Sequence[Evidence],
+    mutants: Sequence[MutantRecord],
+    solver: Mapping[str, str],
+    out: Path,
 ) -> list[str]:
     """Writes the lock of every plug-in that was verified; returns a line for each on what was written where."""
     said = []
@@ -28,10 +32,13 @@ def write_plugin_locks(
         if not shown:
             continue
         verified = ", ".join(dict.fromkeys(e.invariant for e in shown))
-        if exit_code(shown) != 0:
+        tried = [m for m in mutants if set(m.invariants) & {plugin.invariant.id for plugin in here}]
+        if exit_code(shown, tried) != 0:
             said.append(f"{verified}: {path} left as it was")
             continue
         lock = plugin_lock([plugin.invariant for plugin in here], shown, solver, _existing(path))
+        scores = {p.invariant.id: Score.of(m for m in tried if p.invariant.id in m.invariants) for p in here}
+        lock = lock.model_copy(update={"mutants": {**lock.mutants, **scores} if tried else lock.mutants})
         said.append(f"{verified}: {_write(path, lock, out, here[0].package)}")
     return said
 
@@ -55,6 +62,8 @@ def plugin_lock(
                     about=e.about,
                     assumes=e.assumes,
                     detail=e.detail,
+                    hypotheses=e.checks.get("hypotheses needed", ""),
+                    slow=e.slow,
                 )
             elif before is not None and before.about == fingerprints(obligation):
                 held[obligation.id] = before

@@ -53,6 +53,7 @@ class Explorer:
     assumed: dict[str, None] = field(default_factory=dict)
     sides: dict[str, list[tuple[list[Any], Any]]] = field(default_factory=dict)
     products: dict[str, str] = field(default_factory=dict)
+    noted: dict[str, int] = field(default_factory=dict)
     _prefix: list[bool] = field(default_factory=list)
     _taken: list[bool] = field(default_factory=list)
     _pending: list[list[bool]] = field(default_factory=list)
@@ -67,6 +68,7 @@ class Explorer:
                 raise PathBudget(f"more than {MAX_PATHS} paths")
             self._prefix, self._taken, self._pending = pending.pop(), [], pending
             self.condition, self.divisors, self.calls, self.fresh, self.products = [], [], [], 0, {}
+            self.noted = {}
             self._solver = z3.Solver()
             self._solver.set("rlimit", FEASIBILITY_RLIMIT)
             self._solver.add(*self.hypotheses)
@@ -98,7 +100,8 @@ class Explorer:
         """Notes a side of a condition that the claim under way states: that it can be taken becomes a check of its own."""
         place = _claim_line()
         if self.phase == "show" and place:
-            self.sides.setdefault(f"{place} {what}", []).append((list(self.condition), term))
+            turn = self.noted[f"{place} {what}"] = self.noted.get(f"{place} {what}", 0) + 1  # several on one line
+            self.sides.setdefault(f"{place}({turn}) {what}", []).append((list(self.condition), term))
 
     def axiom(self, label: str, *terms: Any) -> None:
         """Adds facts that hold of every number, with the name under which the evidence lists them."""

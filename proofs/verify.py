@@ -94,12 +94,12 @@ def verify(
 def show(evidence: Sequence[Evidence], console: Console) -> None:
     """Prints the table, then every result that is not as expected, with its counterexample."""
     table = Table(box=None, pad_edge=False)
-    for name, options in (("invariant", {"no_wrap": True}), ("claim", {"ratio": 1}), ("engine", {"no_wrap": True}),
+    for name, options in (("obligation", {"no_wrap": True}), ("claim", {"ratio": 1}), ("engine", {"no_wrap": True}),
                           ("status", {}), ("time", {"justify": "right", "no_wrap": True})):  # fmt: skip
         table.add_column(name, **options)
     for e in evidence:
         style = ("dim" if e.must_fail else STYLES.get(e.grade, "yellow")) if e.expected else "bold red"
-        table.add_row(e.invariant, escape(e.claim), e.engine, f"[{style}]{e.label}[/]", f"{e.seconds:.2f} s")
+        table.add_row(e.obligation, escape(e.claim), e.engine, f"[{style}]{e.label}[/]", f"{e.seconds:.2f} s")
     console.print(table)
     for e in evidence:
         if e.expected:
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
-    chosen = [find(name) for name in options.only] if options.only else list(invariants())
+    chosen = list({i.id: i for i in map(find, options.only)}.values()) if options.only else list(invariants())
     obligations = [o for invariant in chosen for o in invariant.obligations if options.slow or not o.slow]
     cache = Cache(None if options.no_cache else options.out / "cache")
     evidence, mutants = verify(obligations, chosen, max(1, options.jobs), Console(stderr=True), cache)
@@ -210,11 +210,12 @@ def _run(options: argparse.Namespace) -> int:
         exit_code=code,
         seconds=round(time.perf_counter() - start, 1),
     )
-    written = write_report(options.out / "report.json", report)
-    write_text(options.out / "report.md", verification_markdown(report))
+    name = "only" if options.only else "report"  # the report of a part does not take the place of the whole
+    written = write_report(options.out / f"{name}.json", report)
+    write_text(options.out / f"{name}.md", verification_markdown(report))
     locked = _lock(options, evidence, mutants, tools)
     if options.json:
-        print((options.out / "report.json").read_text(encoding="utf-8"), end="")
+        print((options.out / f"{name}.json").read_text(encoding="utf-8"), end="")
         return code
     console = Console()
     if not console.is_terminal:
@@ -225,11 +226,13 @@ def _run(options: argparse.Namespace) -> int:
     told = f" ({kept} kept from before; --no-cache proves them anew)" if kept else ""
     console.print(f"\n{_summary(evidence)} in {report.seconds} s{told}; {locked}", highlight=False, soft_wrap=True)
     if not options.no_lock:
-        for line in write_plugin_locks(found().plugins, evidence, {name: tools[name] for name in TOOLS}, options.out):
+        for line in write_plugin_locks(
+            found().plugins, evidence, mutants, {name: tools[name] for name in TOOLS}, options.out
+        ):
             console.print(line, highlight=False, soft_wrap=True, markup=False)
     for error in broken:
         print(f"verify: left out: {error}", file=sys.stderr)
-    console.print(f"{options.out / 'report.md'}   digest {written[:16]}…", highlight=False, soft_wrap=True)
+    console.print(f"{options.out / f'{name}.md'}   digest {written[:16]}…", highlight=False, soft_wrap=True)
     return code
 
 

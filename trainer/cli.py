@@ -60,14 +60,16 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     page = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
     page.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
-    check = commands.add_parser("verify", help="prove the catalogue (python -m karat.proofs.verify)")
-    check.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("verify", help="prove the catalogue; trainer verify --help shows its options")
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors are one message, without a traceback unless --debug."""
-    options = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["verify"]:  # its options are its own
+        return subprocess.run([sys.executable, "-m", "karat.proofs.verify", *given[1:]], check=False).returncode
+    options = parser().parse_args(given)
     console = Console()
     try:
         return _dispatch(options, console)
@@ -101,7 +103,7 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
         case "explain":
             return _explain(options.invariant)
         case _:
-            return subprocess.run([sys.executable, "-m", "karat.proofs.verify", *options.rest], check=False).returncode
+            raise KaratError(f"there is no command {options.command!r}", next_step="trainer --help")
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

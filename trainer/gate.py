@@ -159,6 +159,7 @@ def _differences(first: Finished, run: Finished) -> Iterable[str]:
     for what, one, two in (
         ("data", first.report.data.get("manifest digest"), run.report.data.get("manifest digest")),
         ("validation", first.report.validation, run.report.validation),
+        ("code", first.report.revision, run.report.revision),
     ):
         if one != two:
             yield f"{first.path} and {run.path} have different {what}: {one} and {two}"
@@ -178,7 +179,7 @@ def judge_runs(runs: Sequence[Fraction], gate: inv07.Gate, status: ProofStatus) 
         met=not verdict.violated,
         p=float(victory.lower_tail(t, 1 / math.sqrt(2 + t * t))),
         mean=mean,
-        compared=f"{float(4 * gate.alpha * (1 - gate.alpha)):g}·lead² = {float(left):.6g} {sign} "
+        compared=f"{float(4 * gate.alpha * (1 - gate.alpha)):g}·lead·|lead| = {float(left):.6g} {sign} "
         f"{float(right):.6g} = {float((1 - 2 * gate.alpha) ** 2):g}·scatter"
         if spread
         else "the runs do not differ",

@@ -171,8 +171,9 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     windows, recent = config.windows, session.progress.recent
     if windows is not None and len(recent) == 2 * windows.window:
         readings.append(probes.smoothed_loss(recent))
-    if session.average is not None and session.average.used is not None:
-        average, last = session.average, session.average.used
+    if session.average is not None and (step > 0 or session.average.used is not None):
+        average = session.average
+        last = math.nan if average.used is None else average.used  # an average that was never updated is a violation
         scheduled = config.decay(step - 1)
         readings.append(probes.weight_average(last, scheduled, average.previous, average.outside))
     rounded = [weight for _, weight in session.model.gf16_parameters()]

@@ -11,6 +11,8 @@ def decide_exact(obligation: Exact, *, thorough: bool = True) -> Outcome:
     """Decides by exact arithmetic. The claim must tell `at` from every one of `not_at`, or it is vacuous."""
     holds = obligation.show(obligation.at)
     others = [obligation.show(value) for value in obligation.not_at]
+    if any(type(decided) is not bool for decided in (holds, *others)):
+        raise TypeError(f"the claim gives {holds!r}, {others!r}: it must decide, True or False")
     if not others or any(other == (not obligation.must_fail) for other in others):
         return Outcome(Grade.VACUOUS, "does not tell the value from others")
     checks = {"not a tautology": "decided the other way at " + "; ".join(map(show_value, obligation.not_at))}

@@ -40,7 +40,7 @@ def _decay_end(stated: int) -> Finding:
     good = len(matches(500, 800, stated))
     ends = [end for end in range(900, 2001, 50) if len(matches(500, 800, end)) == len(SEED_LOG)]
     right = ", ".join(map(str, ends))
-    peaks = [step for step in range(1001, 2001) if seed_schedule(step, 500, 800, 1000, PEAK, LOW) == PEAK]
+    peaks = [step for step in range(1001, 2001) if abs(seed_schedule(step, 500, 800, 1000, PEAK, LOW) - PEAK) < 1e-12]
     note = f"progress not clamped: the rate is back at its peak at steps {', '.join(map(str, peaks))}"
     return Finding(good == len(SEED_LOG), f"{good} of {len(SEED_LOG)} rows fit; all with a decay to step {right}", note)
 

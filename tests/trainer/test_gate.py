@@ -47,7 +47,7 @@ def test_verdicts_by_hand(runs: tuple[str, ...], met: bool, p: float) -> None:
     found = verdict(*runs)
     assert found.met is met and found.p == pytest.approx(p, abs=1e-4)
     assert found.line.startswith("VICTORY p=" if met else "NOT MET p=")
-    assert ("> " in found.compared) is met and (runs[0] != runs[1]) is ("lead² = " in found.compared)
+    assert ("> " in found.compared) is met and (runs[0] != runs[1]) is ("lead·|lead| = " in found.compared)
 
 
 losses = st.integers(12_000, 16_000).map(lambda n: Fraction(n, 10_000))
@@ -119,7 +119,7 @@ def gate(*runs: Path, target: str = "20") -> int:
 def test_three_runs_meet_the_gate(three: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert gate(*three) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("VICTORY p=") and out.count("\n") == 1 and "lead² = " in out and " > " in out
+    assert out.startswith("VICTORY p=") and out.count("\n") == 1 and "lead·|lead| = " in out and " > " in out
     for part in ("INV-7 victory-gate holds", "observed", "(seed 1)", "required", "margin", "evidence", "next"):
         assert part in err
     assert main(["gate", *map(str, three), "--target", "20", "--json", "--policy", "warn"]) == 0

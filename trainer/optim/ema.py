@@ -16,6 +16,9 @@ from torch import Tensor
 
 from karat.core.errors import CheckpointError
 
+ROUNDING = 1e-6
+"""Relative: some ten times what float32 loses in one update."""
+
 
 class WeightAverage:
     """The averages of named weights, which start as copies of them. decay(step): the declared decay.
@@ -46,7 +49,7 @@ class WeightAverage:
             self.move(average, self._weights[name], decay, *self._scratch[name])
         self.previous = self.previous if self.used is None else self.used
         self.used = decay
-        self.outside = self._excess(before) if compared else torch.zeros(1)
+        self.outside = self._excess(before, decay) if compared else torch.zeros(1)
 
     def move(self, average: Tensor, weight: Tensor, decay: float, low: Tensor, high: Tensor) -> None:
         """`ema.averaged` in place; low and high are scratch of the weight's shape."""
@@ -56,14 +59,16 @@ class WeightAverage:
         torch.minimum(average, high, out=average)
         torch.maximum(average, low, out=average)
 
-    def _excess(self, before: Mapping[str, Tensor]) -> Tensor:
-        """The most that an element of each average is outside the hull of what it was and the weight; NaN stays NaN."""
+    def _excess(self, before: Mapping[str, Tensor], decay: float) -> Tensor:
+        """The most that an element of each average is outside the hull of what it was and the weight, or further from
+        decay · old + (1 - decay) · weight than float32 rounds; NaN stays NaN."""
         worst = []
         for name, old in before.items():
             now, weight = self.averages[name], self._weights[name]
             above = now - torch.maximum(old, weight)
             below = torch.minimum(old, weight) - now
-            worst.append(torch.maximum(above, below).amax())
+            off = (now - (old + (weight - old) * (1 - decay))).abs() - ROUNDING * (old.abs() + weight.abs())
+            worst.append(torch.maximum(torch.maximum(above, below), off).amax())
         return torch.stack(worst).clamp_min(0.0)
 
     @contextmanager
