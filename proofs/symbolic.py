@@ -100,8 +100,10 @@ class Explorer:
         """Notes a side of a condition that the claim under way states: that it can be taken becomes a check of its own."""
         place = _claim_line()
         if self.phase == "show" and place:
-            turn = self.noted[f"{place} {what}"] = self.noted.get(f"{place} {what}", 0) + 1  # several on one line
-            self.sides.setdefault(f"{place}({turn}) {what}", []).append((list(self.condition), term))
+            if what == "antecedent":  # there may be several on one line, and each must be true somewhere
+                self.noted[place] = self.noted.get(place, 0) + 1
+                what = f"antecedent {self.noted[place]}"
+            self.sides.setdefault(f"{place} {what}", []).append((list(self.condition), term))
 
     def axiom(self, label: str, *terms: Any) -> None:
         """Adds facts that hold of every number, with the name under which the evidence lists them."""

@@ -89,8 +89,8 @@ def _prove(
     if "complete" not in checks["paths"] or checks["paths"].startswith("not"):
         return Outcome(Grade.UNKNOWN, "path conditions not shown exhaustive", None, checks, assumes, budget.used)
 
-    if not all(path.value for path in exploration.paths):
-        return Outcome(Grade.VACUOUS, "states no condition on some path", None, checks, assumes, budget.used)
+    if not any(path.value for path in exploration.paths):
+        return Outcome(Grade.VACUOUS, "states no condition", None, checks, assumes, budget.used)
     outcome = _decide(obligation, exploration, terms, budget)
     outcome.checks, outcome.assumes, outcome.rlimit = checks, assumes, budget.used
     if outcome.grade is not Grade.PROVED or not thorough:
