@@ -262,7 +262,16 @@ class Source:
                 node = next(n for n in self.tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
                 module = ast.fix_missing_locations(ast.Module([node], []))
                 changed.__dict__.update({k: v for k, v in vars(self.module).items() if k != "__name__"})
+                for other, value in vars(self.module).items():  # its functions call the changed one
+                    if isinstance(value, FunctionType) and value.__module__ == mutant.module:
+                        made = FunctionType(
+                            value.__code__, changed.__dict__, other, value.__defaults__, value.__closure__
+                        )
+                        made.__kwdefaults__, made.__qualname__ = value.__kwdefaults__, value.__qualname__
+                        made.__module__ = value.__module__
+                        changed.__dict__[other] = made
                 exec(compile(module, self.filename, "exec"), changed.__dict__)
+                changed.__dict__[name].__module__ = mutant.module
         finally:
             undo()
         return changed

@@ -72,15 +72,14 @@ def test_callers_see_the_mutant() -> None:
 def test_a_mutant_is_killed_by_the_law_meant_for_it() -> None:
     known = obligations()
     trial = Trial(
-        schedule.__name__, frozenset({"clamp"}), tuple(Against(m.place, ("INV-8.clamp",)) for m in CLAMP.mutants)
+        schedule.__name__,
+        frozenset({"clamp"}),
+        tuple(Against(m.place, ("INV-8.clamp", "INV-8.clamp-ends")) for m in CLAMP.mutants),
     )
     records = judge(trial, known)
-    assert len(records) == len(CLAMP.mutants) and {r.state for r in records} == {
-        MutantState.KILLED,
-        MutantState.EQUIVALENT,
-    }
-    equal = {r.change for r in records if r.state is MutantState.EQUIVALENT}
-    assert equal == {">= becomes >", "> becomes >="}
+    assert len(records) == len(CLAMP.mutants) and {r.state for r in records} == {MutantState.KILLED}
+    by_ends = {r.change for r in records if "clamp-ends" in r.by}
+    assert {">= becomes >", "> becomes >="} <= by_ends  # they differ in the sign of zero alone
     assert all("INV-8.clamp" in r.by for r in records)
     assert all(r.where.startswith("core/formulas/schedule.py:") for r in records)
 

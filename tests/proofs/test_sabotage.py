@@ -58,7 +58,7 @@ SABOTAGES = [
     (gf16, "exponent = magnitude >> 23", "exponent = magnitude >> 22", "INV-3.rounding"),
     (gf16, "BIAS = 31", "BIAS = 30", "INV-3.codec"),
     (gf16, "units = round(magnitude", "units = int(magnitude", "INV-3.codec"),
-    (gf16, "if magnitude >= OVERFLOW", "if magnitude > MAX_FINITE", "INV-3.codec"),
+    (gf16, "min(units + ((exponent + 30) << 9), INFINITY_CODE)", "units + ((exponent + 30) << 9)", "INV-3.encode"),
     (gf16, "MAX_FINITE = Fraction(2) ** 31 * (2 - Fraction(1, 512))", "MAX_FINITE = Fraction(2) ** 40", "INV-3.constants"),
     (gf16_arithmetic, "shifted, shifted | 1)", "shifted, shifted)", "INV-3.of-float64"),
     (gf16_arithmetic, "shifted, shifted | 1)", "shifted, shifted)", "INV-3.fma-edges"),
@@ -72,7 +72,6 @@ SABOTAGES = [
     (gf16_arithmetic, "ops.where(size_b == 0, size_b, size_a)", "size_a", "INV-3.fma-edges"),
     (gf16_arithmetic, "ops.where(a == SIGN, 1, up)", "up", "INV-3.neighbours"),
     (gf16_arithmetic, "ops.where(unordered(a, b), False, ordinal(a, ops) < ", "(ordinal(a, ops) < ", "INV-3.order"),
-    (halving, "        return 1\n", "        return n\n", "INV-2.keep"),
     (halving, "max(1, n // ETA)", "max(2, n // ETA)", "INV-10.keep"),
     (halving, "return rung * ETA", "return rung + ETA", "INV-10.next"),
     (halving, "if r0 < 1:", "if r0 < 0:", "INV-10.rungs"),
@@ -87,7 +86,7 @@ SABOTAGES = [
     (halving, "    if loss < other:\n        return True\n", "    if loss < other:\n        return place < other_place\n",
      "INV-10.order"),
     (halving, "    if loss < other:\n        return True\n", "    if loss < other:\n        return False\n", "INV-10.race"),
-    (halving, "    if loss < other:\n        return True\n", "", "INV-10.transitive"),
+    (halving, "    if loss < other:\n        return True\n", "", "INV-10.order"),
     (halving, "    if loss > other:\n        return False\n", "    if loss > other:\n        return True\n", "INV-10.one-first"),
     (halving, "survivors([losses[trial] for trial in alive])", "survivors([losses[place] for place in range(len(alive))])",
      "INV-10.races"),
@@ -106,8 +105,8 @@ SABOTAGES = [
     (attention, "(near - right) - (below - across)", "near - across", "INV-9.bilinear"),
     (attention, "float(PHI**power)", "round(float(PHI**power), 6)", "INV-9.rounded"),
     (attention, "return gain / root", "return round(gain / root, 12)", "INV-9.in-force"),
-    (birkhoff, "        for entry in a[i]:\n            worst = ops.maximum(-entry, worst)\n", "", "INV-11.residual"),
-    (birkhoff, "for entry in a[i])\n        column", "for entry in a[0])\n        column", "INV-11.residual"),
+    (birkhoff, "        defects.extend(-entry for entry in a[i])\n", "", "INV-11.residual"),
+    (birkhoff, "-entry for entry in a[i]", "-entry for entry in a[0]", "INV-11.sizes"),
     (anchors, "return PHI**-n / 2", "return PHI**-n * Fraction(51, 100)", "INV-8.anchors-cover"),
     (anchors, "anchor(n) * PHI**-k, anchor(n) * PHI**k", "anchor(n) * PHI**-1, anchor(n) * PHI**1", "INV-8.band"),
     (schedule, "    if step < warmup:\n        return warmup_ramp(step, warmup, peak)\n    return cosine_decay",
@@ -116,8 +115,9 @@ SABOTAGES = [
     (entropy, "return -ops.sum(ops.xlogx(p) for p in probabilities)",
      "return -ops.sum(ops.xlogx(p) for p in probabilities[1:])", "INV-4.uniform"),
     (birkhoff, "if perm[i] == j", "if perm[i] == i", "INV-11.mixture-3"),
-    (birkhoff, "row[k] * b[k][j] for k in range(n)", "row[k] * b[k][j] for k in range(n - 1)", "INV-11.product-3"),
-    (birkhoff, "row[k] * b[k][j]", "row[k] * b[j][k]", "INV-11.norm-2"),
+    (birkhoff, "zip(row, column, strict=True)) for column", "zip(row[1:], column[1:], strict=True)) for column",
+     "INV-11.product-3"),
+    (birkhoff, "columns = list(zip(*b, strict=True))", "columns = list(b)", "INV-11.norm-2"),
     (birkhoff, "rows[i][j] / sums[j]", "rows[i][j]", "INV-11.sinkhorn-columns"),
     (victory, "doubt * doubt * spread", "doubt * spread", "INV-7.significance"),
     (victory, "4 * alpha * (1 - alpha)", "2 * alpha * (1 - alpha)", "INV-7.significance"),
@@ -205,4 +205,4 @@ def test_verify_ends_1_and_names_the_invariant(tmp_path: Path, repository: Path)
         "INV-2.nan" in ran.stdout and "loss = nan" in ran.stdout and "core.formulas.halving.should_prune" in ran.stdout
     )
     assert (package / "invariants" / "proofs.lock").read_bytes() == lock
-    assert '"grade": 0' in (tmp_path / "out" / "report.json").read_text()
+    assert '"grade": 0' in (tmp_path / "out" / "only.json").read_text()

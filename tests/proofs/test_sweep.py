@@ -148,7 +148,8 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(folder: Path) -> None:
     record.write(19_990, 199_900)  # as if it had come further, so that the test ends soon
     outcome = sweep(obligation)
     assert outcome.grade is Grade.PROVED and outcome.detail == "all 200,000 cases, 20,000 blocks"
-    assert "19,990" in outcome.checks["resumed"] and sorted(CHECKED) == list(range(19_990, 20_000))
+    assert "19,990" in outcome.checks["resumed"] and set(CHECKED) >= set(range(19_990, 20_000))
+    assert len(CHECKED) < 1_000  # the rest and the sample, which is checked whatever a record says
 
 
 def test_a_record_is_of_one_function_one_check_and_one_statement() -> None:
@@ -177,14 +178,16 @@ def test_a_record_that_can_be_believed_is() -> None:
     record = Record.of(squares(slow=True))
     record.write(150, 1500)
     assert record.read(BLOCKS) == (150, 1500) and sweep(squares(slow=True)).grade is Grade.PROVED
-    assert sorted(CHECKED) == list(range(150, BLOCKS))
+    assert set(CHECKED) >= set(range(150, BLOCKS)) and len(set(CHECKED)) < BLOCKS
 
 
 def test_the_watchdog_gives_a_slow_obligation_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = next(o for i in worker.invariants() for o in i.obligations if o.id == "INV-3.to-float64")
-    monkeypatch.setattr(worker, "WATCHDOG_SECONDS", 0.0)
-    for obligation, grade in ((quick, Grade.UNKNOWN), (dataclasses.replace(quick, slow=True), Grade.PROVED)):
-        assert [e.grade for _, e in decide_all([obligation], 1)] == [grade]
+    jobs: list[worker.Job] = []
+    monkeypatch.setattr(worker, "run_jobs", lambda given, processes: jobs.extend(given) or iter(()))
+    for obligation in (quick, dataclasses.replace(quick, slow=True)):
+        assert list(decide_all([obligation], 1)) == []
+    assert [job.seconds for job in jobs] == [worker.WATCHDOG_SECONDS, worker.SLOW_WATCHDOG_SECONDS]
 
 
 def lock_of(ids: set[str], kept: ProofLock | None = None) -> ProofLock:
