@@ -17,7 +17,7 @@ from karat.core.array_ops import ARRAY
 from karat.core.formulas import gf16, gf16_arithmetic
 from karat.core.obligation import BitLaw, Checked, Exact, Exhaustive, Obligation
 from karat.core.ops import FLOAT
-from karat.invariants.gf16_sweeps import values_of
+from karat.invariants.gf16_reference import numbers
 
 LANE = 64
 ONE, MINUS_ZERO = 0x3E00, 0x8000
@@ -131,7 +131,7 @@ def _first(wrong: Any, what: str) -> str | None:
 
 def _signs(negate: Any, absolute: Any, is_nan: Any) -> Checked:
     """-a and |a| have the negated and the absolute number (a zero its sign, a NaN its payload); is_nan finds the NaNs."""
-    values = values_of(gf16.decode)
+    values = numbers()
     nan, negative = np.isnan(values), CODES >= 0x8000
     minus, size = negate(CODES), absolute(CODES)
     checks = {
@@ -149,13 +149,13 @@ def _signs(negate: Any, absolute: Any, is_nan: Any) -> Checked:
 
 def _neighbours(next_up: Any, next_down: Any) -> Checked:
     """The next number up and down among the exact numbers of all codes; a step to zero keeps the sign it comes from."""
-    values = values_of(gf16.decode)
+    values = numbers()
     nan = np.isnan(values)
-    numbers = np.unique(values[~nan])
-    place = np.searchsorted(numbers, np.where(nan, 0.0, values))
+    line = np.unique(values[~nan])
+    place = np.searchsorted(line, np.where(nan, 0.0, values))
     for name, step, by in (("up", next_up, 1), ("down", next_down, -1)):
         codes = step(CODES, ARRAY)
-        expected = numbers[np.clip(place + by, 0, len(numbers) - 1)]
+        expected = line[np.clip(place + by, 0, len(line) - 1)]
         expected = np.where(expected == 0, np.copysign(0.0, values), expected)
         got = values[codes & 0xFFFF]
         right = np.where(nan, codes == gf16.NAN_CODE, got.view(np.int64) == expected.view(np.int64))
@@ -167,7 +167,7 @@ def _neighbours(next_up: Any, next_down: Any) -> Checked:
 def _round_trips(of_float32: Any, to_float32: Any, of_float64: Any, to_float64: Any) -> Checked:
     """Every code through float32 and float64 and back; NaN comes back as NAN_CODE; both on NumPy and on Python ints."""
     same = np.where((CODES & 0x7FFF) > gf16.INFINITY_CODE, gf16.NAN_CODE, CODES)
-    values = values_of(gf16.decode)
+    values = numbers()
     singles, doubles = to_float32(CODES, ARRAY), to_float64(CODES, ARRAY)
     as_single = singles.astype(np.uint32).view(np.float32).astype(np.float64)
     checks = {
@@ -220,7 +220,7 @@ def _associates(add: Any) -> Checked:
 
 def _closed(add: Any) -> Checked:
     """a + a stays in [-65504, 65504] for every code that lies in it."""
-    values = values_of(gf16.decode)
+    values = numbers()
     inside = CODES[np.abs(values) <= SEED_LIMIT]
     doubled = values[add(inside, inside, ARRAY)]
     outside = ~(np.abs(doubled) <= SEED_LIMIT)
