@@ -201,14 +201,14 @@ _U = [f"u{k}" for k in range(N)]
 
 
 def _infinity_given(v: Any) -> dict[str, Any]:
-    return _doubly_stochastic(_matrix(v, "m", N)) | {
+    needed = _doubly_stochastic(_matrix(v, "m", N))
+    return {label: needed[label] for label in ("M >= 0", "rows of M sum to 1")} | {
         "|x| <= c": _all([(-v.c <= x) & (x <= v.c) for x in _vector(v, "x", N)])
     }
 
 
 def _infinity_norm(v: Any, apply: Any) -> Any:
-    needs = ("M >= 0", "rows of M sum to 1", "|x| <= c")
-    return [Goal((-v.c <= y) & (y <= v.c), needs) for y in apply(_matrix(v, "m", N), _vector(v, "x", N), v.ops)]
+    return [(-v.c <= y) & (y <= v.c) for y in apply(_matrix(v, "m", N), _vector(v, "x", N), v.ops)]
 
 
 def _sample_norm(random: Random) -> dict[str, Any]:
@@ -219,7 +219,8 @@ def _sample_norm(random: Random) -> dict[str, Any]:
 
 def _one_given(v: Any) -> dict[str, Any]:
     x, u = _vector(v, "x", N), _vector(v, "u", N)
-    return _doubly_stochastic(_matrix(v, "m", N)) | {
+    needed = _doubly_stochastic(_matrix(v, "m", N))
+    return {label: needed[label] for label in ("M >= 0", "columns of M sum to 1")} | {
         "|x| <= u": _all([(-u[k] <= x[k]) & (x[k] <= u[k]) for k in range(N)])
     }
 
@@ -477,12 +478,13 @@ def _forgets_one(weights: Any, n: int) -> Any:
 OBLIGATIONS: tuple[Obligation, ...] = (
     *(_mixture(n) for n in (2, 3, 4)),
     *(_product(n) for n in range(2, 9)),
-    Formula("INV-11.norm-infinity", "a doubly stochastic 4x4 matrix does not increase the infinity norm",
+    Formula("INV-11.norm-infinity", "a 4x4 matrix with entries >= 0 and row sums 1 does not increase the infinity "
+            "norm",
             (birkhoff.apply,), variables=_reals(_M, _X, "c"), given=_infinity_given, show=_infinity_norm,
             sample=_sample_norm),
-    Formula("INV-11.norm-1", "nor the 1-norm", (birkhoff.apply,), variables=_reals(_M, _X, _U), given=_one_given,
-            show=_one_norm, sample=_sample_norm),
-    Identity("INV-11.norm-2", "nor the 2-norm: x'x - (Mx)'(Mx) is a sum of squares with the weights of M'M",
+    Formula("INV-11.norm-1", "nor, with column sums 1, the 1-norm", (birkhoff.apply,), variables=_reals(_M, _X, _U),
+            given=_one_given, show=_one_norm, sample=_sample_norm),
+    Identity("INV-11.norm-2", "nor, doubly stochastic, the 2-norm: x'x - (Mx)'(Mx) is a sum of squares with the weights of M'M",
              (birkhoff.matmul, birkhoff.apply), show=_two_norm),
     Formula("INV-11.measures", "of a doubly stochastic 2x2 matrix the running residual is 0 and the running gain is "
             "1, of half of it 1/2",

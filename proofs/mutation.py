@@ -130,6 +130,11 @@ class Trial:
     """Obligation id -> how long it took to prove."""
 
 
+def heavy(obligation: Obligation) -> bool:
+    """Whether it takes seconds: a law of several doubles."""
+    return isinstance(obligation, FloatLaw) and len(obligation.variables) > 1
+
+
 def trials(
     chosen: Sequence[Invariant], everything: Sequence[Invariant], seconds: Mapping[str, float], size: int = 20
 ) -> list[Trial]:
@@ -141,7 +146,7 @@ def trials(
     about = {
         o.id: {f"{f.__module__}.{f.__name__}" for f in o.about if isinstance(f, FunctionType)} for o in obligations
     }
-    heavy = {o.id for o in obligations if isinstance(o, FloatLaw) and len(o.variables) > 1}
+    heavies = {o.id for o in obligations if heavy(o)}
     groups = []
     for module, functions in targets(chosen).items():
         wanted = []
@@ -150,7 +155,7 @@ def trials(
             names = {f"{module}.{name}" for name in changed}
             ids = [o.id for o in obligations if names & reads[o.id]]
             ids.sort(key=lambda id_: not names & about[id_])  # those about the function itself first
-            dear = [id_ for id_ in ids if id_ in heavy]
+            dear = [id_ for id_ in ids if id_ in heavies]
             wanted.append(Against(mutant.place, tuple(id_ for id_ in ids if id_ not in dear), tuple(dear)))
         for k in range(0, len(wanted), size):
             part = tuple(wanted[k : k + size])

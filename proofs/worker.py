@@ -25,12 +25,15 @@ from karat.invariants.standing import fingerprints
 from karat.proofs.engines import ENGINES
 from karat.proofs.exploration import Outcome
 from karat.proofs.mutants import Source
-from karat.proofs.mutation import Trial, judge
+from karat.proofs.mutation import Trial, heavy, judge
 from karat.proofs.reach import traced
 
 WATCHDOG_SECONDS, SLOW_WATCHDOG_SECONDS = 120.0, 4 * 3600.0
 MEMORY_BYTES = 8 << 30
 """Address space of a job: a mutant whose list grows for ever ends in a MemoryError, not in a dead machine."""
+
+PRELOADED = ["karat.proofs.worker", "karat.proofs.plugin_locks", "karat.proofs.cache", "rich.progress", "rich.table"]
+"""Imported once by the process that jobs are forked from: what a job, and the command that it comes from, imports."""
 
 
 def decide(obligation: Obligation) -> Evidence:
@@ -102,7 +105,7 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Any, st
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["karat.proofs.worker"])
+        context.set_forkserver_preload(PRELOADED)
     waiting = list(reversed(jobs))
     running: dict[Connection, tuple[Job, Any, float]] = {}
     while waiting or running:
@@ -139,7 +142,8 @@ def _result(pipe: Connection, process: Any, ready: bool, seconds: float) -> tupl
 def decide_all(obligations: Sequence[Obligation], processes: int) -> Iterator[tuple[Obligation, Evidence]]:
     """Decides obligations, `processes` at a time; yields each when it is done."""
     known = {o.id: o for o in obligations}
-    jobs = [Job(o.id, seconds=SLOW_WATCHDOG_SECONDS if o.slow else WATCHDOG_SECONDS) for o in obligations]
+    longest_first = sorted(obligations, key=lambda o: not heavy(o))  # so that no processor waits for another at the end
+    jobs = [Job(o.id, seconds=SLOW_WATCHDOG_SECONDS if o.slow else WATCHDOG_SECONDS) for o in longest_first]
     for job, result, why in run_jobs(jobs, processes):
         obligation = known[job.obligation_id]
         if result is not None:
@@ -152,7 +156,8 @@ def decide_all(obligations: Sequence[Obligation], processes: int) -> Iterator[tu
 def judge_all(trials: Sequence[Trial], processes: int) -> Iterator[tuple[Trial, list[MutantRecord]]]:
     """Judges mutants, `processes` trials at a time. A trial that gave no result leaves its mutants SURVIVED: nothing
     was shown of them."""
-    jobs = [Job(trial=trial, seconds=5 * WATCHDOG_SECONDS) for trial in trials]
+    longest_first = sorted(trials, key=lambda trial: -sum(len(against.dear) for against in trial.mutants))
+    jobs = [Job(trial=trial, seconds=5 * WATCHDOG_SECONDS) for trial in longest_first]
     for job, result, why in run_jobs(jobs, processes):
         trial = job.trial
         if trial is None:

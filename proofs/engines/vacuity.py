@@ -81,7 +81,7 @@ def sides(
         decided = [f"{place} decided {way}" in noted for way in (True, False)]
         if " decided " in name or (any(decided) and not all(decided)):
             continue
-        if any(_reached_at(point, condition, term) for condition, term in places for point in points):
+        if any(_reached_at(points, z3.And(*condition, term)) for condition, term in places):
             reached += 1
             continue
         answers = set()
@@ -96,8 +96,8 @@ def sides(
     return reached, missed
 
 
-def _reached_at(point: Sequence[tuple[Any, Any]], condition: Sequence[Any], term: Any) -> bool:
-    return bool(z3.is_true(z3.simplify(z3.substitute(z3.And(*condition, term), *point))))
+def _reached_at(points: Sequence[Sequence[tuple[Any, Any]]], term: Any) -> bool:
+    return any(z3.is_true(z3.simplify(z3.substitute(term, *point))) for point in points)
 
 
 def needs(
