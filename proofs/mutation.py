@@ -2,7 +2,8 @@
 
 A mutant is KILLED when an obligation that rests on the function is refuted (or vacuous) for it, or when the function
 or its symbolic reading raises. An obligation that merely becomes undecided kills nothing. What survives all of them is
-EQUIVALENT when Z3 shows that it returns what the original does wherever an obligation calls it; else it SURVIVED.
+EQUIVALENT when Z3 shows that it returns what the original does on every domain that an obligation about it declares,
+which is asked before the laws of several doubles; else it SURVIVED.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _rests_on(obligation: Obligation) -> set[str]:
     functions = [f for f in obligation.about if isinstance(f, FunctionType)]
     functions += [
         f
-        for part in ("show", "check", "holds", "run")
+        for part in ("show", "check", "check_block", "holds", "run")
         if isinstance(f := getattr(obligation, part, None), FunctionType)
     ]
     return {name for f in functions for name in definitions(f)}
@@ -210,11 +211,8 @@ def _judge_one(
             return record(MutantState.KILLED, f"{obligation.id}: {why}")
     why = ""
     with suppress(_TooLong), _within(6 * SECONDS):
-        why = "; ".join(
-            dict.fromkeys(
-                equivalent(everything, changed, name, rebound) for name in source.changed_functions(place, changed)
-            )
-        )
+        ways = [equivalent(everything, changed, name, rebound) for name in source.changed_functions(place, changed)]
+        why = "; ".join(dict.fromkeys(ways)) if all(ways) else ""  # every function that reads a changed constant
     if why:
         return record(MutantState.EQUIVALENT, why)
     for obligation in dear:

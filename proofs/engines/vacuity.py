@@ -24,9 +24,7 @@ TRIED = 150
 NOTICED = "every condition fails for an arbitrary function"
 
 
-def goals_of(
-    exploration: Exploration, *, divisors: bool = True, without: str | None = None
-) -> list[tuple[list[Any], Any]]:
+def goals_of(exploration: Exploration, *, without: str | None = None) -> list[tuple[list[Any], Any]]:
     """(assumptions, condition) for every condition and every divisor on every path; `without` leaves a hypothesis out."""
     kept = {label: term for label, term in exploration.hypotheses.items() if label != without}
     goals = []
@@ -36,7 +34,7 @@ def goals_of(
             goals.append(
                 ([*(exploration.hypotheses[label] for label in labels), *path.condition], SBool.lift(goal.claim))
             )
-        for condition, divisor in path.divisors if divisors else ():
+        for condition, divisor in path.divisors:
             zero = z3.fpIsZero(divisor) if z3.is_fp(divisor) else divisor == 0
             goals.append(([*kept.values(), *condition], z3.Not(zero)))
     return goals

@@ -93,13 +93,29 @@ def _prove(
         return Outcome(Grade.VACUOUS, "states no condition", None, checks, assumes, budget.used)
     outcome = _decide(obligation, exploration, terms, budget)
     outcome.checks, outcome.assumes, outcome.rlimit = checks, assumes, budget.used
-    if outcome.grade is not Grade.PROVED or not thorough:
-        return outcome
+    if outcome.grade is Grade.PROVED and thorough:
+        _question(outcome, obligation, exploration, v, carrier, budget, points)
+    outcome.rlimit = budget.used
+    return outcome
+
+
+def _question(
+    outcome: Outcome,
+    obligation: Any,
+    exploration: Exploration,
+    v: Any,
+    carrier: type,
+    budget: Budget,
+    points: list[Any],
+) -> None:
+    """Whether a proof says anything: against an arbitrary function, on both sides of its conditions, without hypotheses."""
+    checks = outcome.checks
     checks["not a tautology"] = notices(obligation, v, carrier, budget)
     if checks["not a tautology"] != NOTICED:
         outcome.grade = Grade.VACUOUS if "holds" in checks["not a tautology"] else Grade.UNKNOWN
         outcome.detail = checks["not a tautology"]
-        return outcome
+        return
+    terms = {name: getattr(v, name).e for name in obligation.variables}
     values = [
         [(terms[name], _numeral(value, terms[name])) for name, value in point.items()]
         for point in points
@@ -110,17 +126,15 @@ def _prove(
         checks["both sides"] = f"{reached} of {reached + len(missed)} sides of its conditions are reached"
     if missed:
         outcome.grade, outcome.detail = Grade.VACUOUS, f"never reached: {', '.join(missed)}"
-        return outcome
+        return
     if exploration.hypotheses:
         checks["hypotheses needed"] = needs(obligation, v, exploration, budget, points)
-    outcome.rlimit = budget.used
     if carrier is RealSym:
         exact = compare_with_paths(obligation, exploration, points)
         floats = compare_with_floats(obligation, points)
         checks["translation validated"] = f"{exact} exact and {floats} float results at {len(points)} points"
     else:
         checks["translation validated"] = f"claim run on doubles at {len(points)} points"
-    return outcome
 
 
 def _numeral(value: Any, term: Any) -> Any:
