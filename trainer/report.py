@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,8 @@ NOT_ON_DUTY = {
     "INV-7": "it judges several finished runs: trainer gate RUN RUN RUN",
 }
 PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
+MOST_NESTED = 16
+"""Levels of JSON in a report that is read back; those that runs write have four."""
 
 
 def build_report(
@@ -90,17 +93,38 @@ def read_run_report(run: Path) -> tuple[RunReport, str]:
     if not path.is_file():
         raise KaratError(f"{run} has no report", required="a run that ended", next_step=f"trainer resume {run}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _json_object(path.read_text(encoding="utf-8"))
         stated = data.pop("digest")
         report = RunReport.model_validate(data)
         holds = digest_holds({**data, "digest": stated})
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
+        why = "it has no digest" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise KaratError(
-            f"{path} is not a run report: {str(error).splitlines()[0]}", required="the file as it was written"
+            f"{path} is not a run report: {why}",
+            required="report.json as the run wrote it",
+            next_step=f"restore the file, or make it again: trainer resume {run}",
         ) from error
     if not holds:
         raise KaratError(f"{path} was altered: its digest is not that of its content", required=f"digest {stated}")
     return report, str(stated)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The object that a JSON text is, nested no deeper than a report can be; ValueError for any other text."""
+    deep = ValueError(f"its JSON is nested deeper than {MOST_NESTED} levels")
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise deep from None
+    if not isinstance(data, dict):
+        raise ValueError("it is not a JSON object")
+    level: list[Any] = [data]
+    for _ in range(MOST_NESTED):  # level by level: what is nested a thousand deep would end a recursion
+        items = (item for held in level for item in (held.values() if isinstance(held, dict) else held))
+        level = [item for item in items if isinstance(item, (dict, list))]
+    if level:
+        raise deep
+    return data
 
 
 def write_run_report(session: Session, report: RunReport) -> str:

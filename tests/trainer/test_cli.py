@@ -263,7 +263,7 @@ def test_damaged_logs_are_cut_back_on_resume(tiny: Trainer, tmp_path: Path) -> N
     run = tmp_path / "run"
     whole = (run / "log.jsonl").read_bytes()
     os.rename(run / "checkpoints" / "final", tmp_path / "final")
-    (run / "log.jsonl").write_bytes(whole[:-30] + b"\xff\xfe garbage\n[]\n{}\n")
+    (run / "log.jsonl").write_bytes(whole[:-30] + b"\xff\xfe garbage\n[]\n{}\n" + b"[" * 200_000 + b"\n")
     assert main(["resume", str(run)]) == 0
     assert (run / "log.jsonl").read_bytes() == whole
     phases = [row["phase"] for row in read_rows(run / "ledger.jsonl")]
