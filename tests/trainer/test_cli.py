@@ -375,6 +375,10 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in page
     assert main(["explain"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 11
+    assert main(["explain", "INV-900"]) == 0
+    page = capsys.readouterr().out
+    assert "the file that new invariants are copied from" in page and "trainer verify --only INV-900" in page
+    assert "kept in no lock" in page and "NOT SHOWN" not in page and "UNPROVED" not in page
     assert main(["explain", "INV-88"]) == 2
     assert "did you mean INV-8" in capsys.readouterr().err
 
