@@ -200,7 +200,7 @@ def test_mistyped_commands_end_in_2(arguments: list[str], capsys: pytest.Capture
         (
             ["C-003.01", "C-00.01"],
             "no claim is called C-00.01",
-            "did you mean C-000.01 or ",
+            "did you mean C-003.01 or ",
         ),  # one of two is not passed over
     ],
 )
