@@ -20,6 +20,7 @@ from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants.catalogue import BUILT_IN, found
 from karat.invariants.runtime.monitor import NOT_EXERCISED
 from karat.invariants.standing import cite
+from karat.trainer.data.manifest import Manifest
 from karat.trainer.loop import certificate_breach
 from karat.trainer.models.attention import SAMPLED
 from karat.trainer.observables import why_not
@@ -43,7 +44,7 @@ def build_report(
     averaged: float | None = None,
 ) -> RunReport:
     """The record of a run, however it ended."""
-    config, progress, manifest = session.config, session.progress, session.corpus.manifest
+    config, progress = session.config, session.progress
     return RunReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         outcome=outcome,
@@ -61,15 +62,7 @@ def build_report(
         rungs=tuple(progress.rungs),
         certificate=_certificate(session, bpb),
         notes=tuple(_not_shown(session, bpb)),
-        data={
-            "source": manifest.source,
-            "split": manifest.rule,
-            "train bytes": manifest.train_bytes,
-            "validation bytes": manifest.validation_bytes,
-            "validation bytes that also stand in train": f"{manifest.overlap.share:.2%} "
-            f"(windows of {manifest.overlap.window} bytes)",
-            "manifest digest": manifest.digest,
-        },
+        data=_data(session.corpus.manifest),
         model={
             **config.model.model_dump(mode="json"),
             "d_ff": config.model.feedforward_width,
@@ -85,6 +78,19 @@ def build_report(
         weights=_weights(session) if bpb is not None else "",
         averaged_bpb=averaged if averaged is not None and math.isfinite(averaged) else None,
     )
+
+
+def _data(manifest: Manifest) -> dict[str, Any]:
+    """What the run was trained on and judged by, as the report names it."""
+    return {
+        "source": manifest.source,
+        "split": manifest.rule,
+        "train bytes": manifest.train_bytes,
+        "validation bytes": manifest.validation_bytes,
+        "validation bytes that also stand in train": f"{manifest.overlap.share:.2%} "
+        f"(windows of {manifest.overlap.window} bytes)",
+        "manifest digest": manifest.digest,
+    }
 
 
 def read_run_report(run: Path) -> tuple[RunReport, str]:
