@@ -109,6 +109,21 @@ class Score(Record):
         return text + (f", {self.survived} SURVIVED" if self.survived else "")
 
 
+def unjudged(evidence: Iterable[Evidence]) -> tuple[str, ...]:
+    """The invariants of which no mutant is judged: with an obligation that is not as expected nothing refutes it."""
+    return tuple(dict.fromkeys(e.invariant for e in evidence if not e.expected))
+
+
+def score_line(evidence: Iterable[Evidence], mutants: Iterable[MutantRecord]) -> str:
+    """The mutation score, and first of all which invariants it is not of."""
+    score, left_out = Score.of(mutants), unjudged(evidence)
+    if not left_out:
+        return str(score)
+    why = f"not of {', '.join(left_out)}, of which an obligation is NOT as expected"
+    judged = score.killed + score.equivalent + score.survived
+    return f"{why}; of the others: {score}" if judged else f"none: {why}"
+
+
 def exit_code(evidence: list[Evidence], mutants: Iterable[MutantRecord] = ()) -> int:
     """0: everything as expected. 1: refuted or vacuous, or a mutant survived. 2: something could not be judged."""
     missed = [e for e in evidence if not e.expected]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from karat.core.evidence import Evidence, MutantState, Score
+from karat.core.evidence import Evidence, MutantState, Score, score_line, unjudged
 from karat.core.report import RunReport, VerificationReport, with_digest
 
 
@@ -59,7 +59,7 @@ def _mutants(report: VerificationReport) -> Iterable[str]:
     if not report.mutants:
         yield "No mutant was judged: that is done when every obligation is as expected."
         return
-    yield f"{Score.of(report.mutants)}."
+    yield f"{'Mutation score: ' if unjudged(report.evidence) else ''}{score_line(report.evidence, report.mutants)}."
     functions = dict.fromkeys(m.function for m in report.mutants)
     scores = {f: Score.of(m for m in report.mutants if m.function == f) for f in functions}
     yield table(

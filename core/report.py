@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from karat.core.errors import EvidenceError, StorageError
 from karat.core.evidence import Evidence, Grade, MutantRecord, Record, Score
@@ -213,10 +213,22 @@ def read_lock(path: Path) -> ProofLock | None:
         return ProofLock.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EvidenceError(
-            f"{path} is not a proof lock: {str(error).splitlines()[0]}",
-            required="the file that `make verify` writes",
-            next_step="make verify",
+            f"{path} is not a proof lock: {_why(error)}",
+            required="the file as `make verify` wrote it",
+            next_step="make verify, or python -m karat.proofs.verify   (writes it anew; the slow tier with --slow)",
         ) from error
+
+
+def _why(error: OSError | ValueError) -> str:
+    """What is wrong with a file, and where: the place in the JSON, or the field and how many others are wrong too."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is 0x{error.object[error.start]:02x}, which is not UTF-8 text"
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    problems = error.errors(include_url=False, include_input=False)
+    field = " > ".join(str(part) for part in problems[0]["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{f'{field}: ' if field else ''}{problems[0]['msg']}{more}"
 
 
 GREEN = (Grade.PROVED.name, Grade.TESTED.name)

@@ -59,9 +59,10 @@ def checked(invariants: Iterable[Invariant]) -> tuple[Invariant, ...]:
     return result
 
 
-def find(name: str) -> Invariant:
-    """The invariant with this id or slug, in any case; KaratError with the nearest names when there is none."""
-    invariants, broken = catalogue(), found().broken
+def find(name: str, among: Iterable[Invariant] | None = None) -> Invariant:
+    """The invariant of the catalogue, or among those given, with this id or slug, in any case; KaratError with the
+    nearest names when there is none."""
+    invariants, broken = catalogue() if among is None else tuple(among), found().broken
     known = {key: i for i in invariants for key in (i.id, i.slug)}
     for key, invariant in known.items():
         if key.lower() == name.lower():
@@ -70,5 +71,5 @@ def find(name: str) -> Invariant:
     raise KaratError(
         "; ".join((f"there is no invariant {name!r}", *(f"left out: {error.seen}" for error in broken))),
         required="an id or slug of the catalogue: " + ", ".join(i.id for i in invariants),
-        next_step=f"did you mean {' or '.join(near)}?" if near else "",
+        next_step=(f"did you mean {' or '.join(near)}? " if near else "") + "trainer explain lists them all",
     )

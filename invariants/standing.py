@@ -45,7 +45,8 @@ def fingerprints(obligation: Obligation) -> dict[str, str]:
 
 def guard_fingerprints(invariant: Invariant) -> dict[str, str]:
     """The same for what the guard runs: the margin, how it is judged, its declared parameters and their class."""
-    running: tuple[Callable[..., Any], ...] = (invariant.margin, verdict.judge, type(invariant.parameters))
+    judging = (type(invariant).judge, verdict.judge)
+    running: tuple[Callable[..., Any], ...] = (invariant.margin, *judging, type(invariant.parameters))
     found = {qualified_name(function): fingerprint(function) for function in running}
     return found | {"declared parameters": digest(repr(invariant.parameters))[:32]}
 

@@ -7,6 +7,7 @@ Options: --only C-003.* (repeatable), --json, --write PATH (the page as Markdown
 from __future__ import annotations
 
 import argparse
+import difflib
 import fnmatch
 import json
 import sys
@@ -132,12 +133,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
+def _no_claim(unknown: Sequence[str]) -> ConfigError:
+    """The error for patterns that no claim is called by, with the nearest ids."""
+    patterns = [f"{document.prefix}.*" for document in DOCUMENTS]
+    names = [claim.id for claim in CLAIMS] + patterns
+    near = [name for text in unknown for name in difflib.get_close_matches(text.upper(), names, n=3)]
+    guess = f"did you mean {' or '.join(dict.fromkeys(near))}? " if near else ""
+    return ConfigError(
+        f"no claim is called {' or '.join(unknown)}",
+        required=f"an id such as {CLAIMS[0].id}, or a pattern: {', '.join(patterns)}",
+        next_step=f"{guess}without --only every claim is shown with its id; or --only '{patterns[0]}'",
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
     patterns = options.only or ["*"]
+    unknown = [pattern for pattern in patterns if not any(fnmatch.fnmatchcase(claim.id, pattern) for claim in CLAIMS)]
+    if unknown:
+        raise _no_claim(unknown)
     chosen = [c for c in CLAIMS if any(fnmatch.fnmatchcase(c.id, pattern) for pattern in patterns)]
-    if not chosen:
-        known = ", ".join(f"{document.prefix}.*" for document in DOCUMENTS)
-        raise ConfigError(f"no claim is called {' or '.join(patterns)}", required=f"an id or a pattern: {known}")
     if options.write and options.only:
         raise ConfigError("--write with --only", required="the page of all claims", next_step="leave --only out")
     ruled = rulings(chosen)

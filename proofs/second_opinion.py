@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     start = time.perf_counter()
     try:
-        chosen = [find(name) for name in options.only] if options.only else list(invariants())
+        chosen = [find(name, invariants()) for name in options.only] if options.only else list(invariants())
         opinions = []
         asked = [o for invariant in chosen for o in invariant.obligations]
         for opinion in second_opinions(asked, options.out, seconds=options.seconds, jobs=max(1, options.jobs)):

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from karat.core.errors import KaratError
-from karat.core.evidence import Evidence, Grade, MutantRecord, MutantState, Score, exit_code
+from karat.core.evidence import Evidence, Grade, MutantRecord, MutantState, Score, exit_code, score_line, unjudged
 from karat.core.invariant import Invariant
 from karat.core.obligation import Obligation
 from karat.core.provenance import code_revision, environment
@@ -74,7 +74,7 @@ def verify(
             progress.update(task, advance=1, description=obligation.id)
         progress.update(task, description="")
         evidence_in_order = [decided[obligation.id] for obligation in obligations]
-        missed = {e.invariant for e in evidence_in_order if not e.expected}
+        missed = unjudged(evidence_in_order)
         groups = trials(
             [i for i in chosen if i.id not in missed], everything, {id_: e.seconds for id_, e in decided.items()}
         )
@@ -118,10 +118,14 @@ def show(evidence: Sequence[Evidence], console: Console) -> None:
         console.print(f"  about           {', '.join(e.about)}", highlight=False)
 
 
-def show_mutants(mutants: Sequence[MutantRecord], reached: Sequence[FileReach], console: Console) -> None:
-    """Prints the mutation score, every survivor by file and line, and the lines of formulas that no proof ran."""
-    if mutants:
-        console.print(f"\nmutation score: {Score.of(mutants)}", highlight=False)
+def show_mutants(
+    evidence: Sequence[Evidence], mutants: Sequence[MutantRecord], reached: Sequence[FileReach], console: Console
+) -> None:
+    """Prints the mutation score and of what it is, every survivor by file and line, the formulas' lines no proof ran."""
+    left_out = unjudged(evidence)
+    if mutants or left_out:
+        line = f"mutation score: {score_line(evidence, mutants)}"
+        console.print(f"\n[bold red]{line}[/]" if left_out else f"\n{line}", highlight=False, soft_wrap=True)
     for record in mutants:
         if record.state is MutantState.SURVIVED:
             text = f"{record.where} {record.function}: {record.change}"
@@ -192,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
-    chosen = list({i.id: i for i in map(find, options.only)}.values()) if options.only else list(invariants())
+    only = [find(name, invariants()) for name in options.only or ()]
+    chosen = list({i.id: i for i in only}.values()) or list(invariants())
     obligations = [o for invariant in chosen for o in invariant.obligations if options.slow or not o.slow]
     cache = Cache(None if options.no_cache else options.out / "cache")
     evidence, mutants = verify(obligations, chosen, max(1, options.jobs), Console(stderr=True), cache)
@@ -221,7 +226,7 @@ def _run(options: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=170)  # in a file or a log: a row per obligation
     show(evidence, console)
-    show_mutants(mutants, () if options.only else reached, console)
+    show_mutants(evidence, mutants, () if options.only else reached, console)
     kept = sum(e.cached for e in evidence)
     told = f" ({kept} kept from before; --no-cache proves them anew)" if kept else ""
     console.print(f"\n{_summary(evidence)} in {report.seconds} s{told}; {locked}", highlight=False, soft_wrap=True)

@@ -35,6 +35,17 @@ def test_no_import_inside_a_function(repository: Path) -> None:
                 assert not inner, f"{path}: import inside {node.name}"
 
 
+def test_what_runs_in_a_run_is_made_of_functions_of_less_than_fifty_lines(repository: Path) -> None:
+    long = [
+        f"{path.relative_to(repository)}::{node.name}"
+        for path in modules(repository)
+        if path.relative_to(repository).parts[0] != "proofs"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno + 1 >= 50
+    ]
+    assert not long
+
+
 def test_nothing_unpickles(repository: Path) -> None:
     for path in modules(repository):
         text = path.read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ import rich.markdown
 from karat.core.errors import KaratError
 from karat.core.policy import Policy
 from karat.core.report import read_lock
+from karat.invariants import template
 from karat.invariants.catalogue import catalogue, find, found
 from karat.invariants.standing import lock_path
 from karat.trainer.config_file import read_config, to_toml
@@ -128,7 +129,7 @@ def _explain(name: str | None) -> int:
         for error in found().broken:
             print(f"left out: {error}", file=sys.stderr)
     else:
-        invariant = find(name)
+        invariant = find(name, (*catalogue(), template.INVARIANT))
         print(explain(invariant, read_lock(lock_path(invariant))), end="")
     return HOLDS
 

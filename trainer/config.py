@@ -35,6 +35,12 @@ from karat.trainer.models.config import ModelConfig
 TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "model", "optim", "ema")
 """The keys that decide the numbers of a run; the others only place, watch or stop it."""
 
+LARGEST_Z = 100.0
+"""Standard errors. By Chebyshev's inequality noise of any law exceeds these at most once in 10^4."""
+
+LARGEST_TOLERANCE = 8.0
+"""Bits per byte: the loss of guessing bytes evenly. A rise by more is what INV-1 is there to see."""
+
 
 def _text(value: Any) -> Any:
     """Text that a file system and a UTF-8 file can hold; ValueError for any other value."""
@@ -108,7 +114,18 @@ class EmaConfig(_Section):
     def _ordered(self) -> Self:
         if not self.start < self.end:
             raise ValueError(f"start must be below end, got start = {self.start} and end = {self.end}")
+        low, high = self.declared.ends
+        if not low < high:
+            raise ValueError(
+                "two float64 numbers must lie between start and end, so that the decay can rise, got "
+                f"start = {self.start} and end = {self.end}; further apart, such as ema.start=0.996 and ema.end=1.0"
+            )
         return self
+
+    @property
+    def declared(self) -> inv06_ema_decay.Averaging:
+        """The declared decay as exact decimals, for INV-6."""
+        return inv06_ema_decay.Averaging(as_written(self.start), as_written(self.end), self.hull_every)
 
 
 class AshaConfig(_Section):
@@ -126,9 +143,9 @@ class DescentConfig(_Section):
 
     window: int | None = Field(default=None, ge=2)
     """Steps in each of the two windows; resolved to max(20, steps // 20)."""
-    z: Finite = Field(default=6.0, gt=0)
+    z: Finite = Field(default=6.0, gt=0, le=LARGEST_Z)
     """Standard errors."""
-    tolerance: Finite = Field(default=0.05, ge=0)
+    tolerance: Finite = Field(default=0.05, ge=0, le=LARGEST_TOLERANCE)
     """Bits per byte."""
 
 
@@ -259,7 +276,7 @@ class RunConfig(_Section):
     @property
     def averaging(self) -> inv06_ema_decay.Averaging:
         """The declared decay of the averaged weights as exact decimals, for INV-6."""
-        return inv06_ema_decay.Averaging(as_written(self.ema.start), as_written(self.ema.end), self.ema.hull_every)
+        return self.ema.declared
 
     def decay(self, step: int) -> float:
         """The decay of the average's update after optimizer step `step` (from 0), by the proved formula."""

@@ -6,24 +6,34 @@ import textwrap
 
 from karat.core.invariant import Invariant
 from karat.core.report import ProofLock
+from karat.invariants import template
 from karat.invariants.standing import cite, fingerprints, standing
 
 WIDTH = 110
+TEMPLATE = (
+    f"{template.INVARIANT.id} is the file that new invariants are copied from (docs/adding-an-invariant.md). No run is guarded "
+    "by it, and no lock keeps its proofs: make verify decides them anew, or trainer verify --only "
+    f"{template.INVARIANT.id}."
+)
 
 
 def explain(invariant: Invariant, lock: ProofLock | None) -> str:
     """The page as plain text."""
-    status = standing(invariant, lock)
+    if invariant is template.INVARIANT:
+        known, mutants = "kept in no lock", f"Mutants\n{_wrap('Judged by make verify, kept in no lock.', '  ')}"
+    else:
+        known, mutants = cite(standing(invariant, lock)), _mutants(invariant, lock)
     parts = [
         f"{invariant.id} {invariant.slug}",
+        *([_wrap(TEMPLATE, "  ")] if invariant is template.INVARIANT else []),
         _wrap(invariant.statement, "  "),
         _wrap(f"Why: {invariant.why}", "  "),
         "Required\n  " + invariant.required(invariant.parameters),
         "Bounds\n" + "\n".join(f"  {b.name:<15} {b.formula}   = {b.decimal}" for b in invariant.bounds(invariant.parameters)),
         "Observed\n" + "\n".join(f"  {q.symbol:<15} {q.meaning}{f' [{q.unit}]' if q.unit else ''}" for q in invariant.quantities)
         + f"\n  when            {', '.join(p.value for p in invariant.phases)}",
-        f"Evidence: {cite(status)}\n" + "\n".join(_evidence(invariant, lock)),
-        _mutants(invariant, lock),
+        f"Evidence: {known}\n" + "\n".join(_evidence(invariant, lock)),
+        mutants,
         "Limits\n" + "\n".join(_wrap(f"- {limit}", "  ") for limit in invariant.limits),
         "Sources\n" + "\n".join(_wrap(f"- {source}", "  ") for source in invariant.sources),
     ]  # fmt: skip
@@ -36,7 +46,8 @@ def _evidence(invariant: Invariant, lock: ProofLock | None) -> list[str]:
     for obligation in invariant.obligations:
         proof = shown.get(obligation.id)
         if proof is None:
-            grade = "slow tier" if obligation.slow else "NOT SHOWN"
+            unknown = "not kept" if invariant is template.INVARIANT else "NOT SHOWN"
+            grade = "slow tier" if obligation.slow else unknown
         elif proof.about != fingerprints(obligation):
             grade = "STALE"
         else:

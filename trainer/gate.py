@@ -31,6 +31,12 @@ from karat.trainer.report import read_run_report
 RUNS_AT_LEAST = 3
 NOT_COMPARED = ("seed", "out")
 MET, NOT_MET, CANNOT_JUDGE = 0, 1, 2
+LARGEST_LOSS = 1000
+"""Bits per byte: over a hundred times the loss of guessing evenly, and far from where squares overflow."""
+MOST_EXPONENT = 5
+"""Characters after the e of a number as text: 1e-9999 is counted with at once, 1e999999999 would never end."""
+MOST_SHOWN = 40
+"""Characters of a bad number in its message."""
 
 
 class NoSample(KaratError):
@@ -83,16 +89,30 @@ class GateVerdict:
 
 
 def gate_of(target: str, alpha: str) -> inv07.Gate:
-    """The declared gate from decimals or fractions as text; ConfigError outside target > 0, 0 < alpha <= 1/20."""
-    try:
-        gate = inv07.Gate(Fraction(target), Fraction(alpha))
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"target {target!r}, alpha {alpha!r}", required="two numbers, such as 1.5 and 0.01") from None
-    if not gate.target > 0:
-        raise ConfigError(f"target {target}", required="a loss above 0, in bits per byte")
-    if not 0 < gate.alpha <= inv07.LARGEST_ALPHA:
-        raise ConfigError(f"alpha {alpha}", required=f"0 < alpha <= {float(inv07.LARGEST_ALPHA):g}")
+    """The declared gate from decimals or fractions as text; ConfigError outside 0 < target <= 1000, 0 < alpha <= 1/20."""
+    gate = inv07.Gate(_number("target", target), _number("alpha", alpha))
+    if not (0 < gate.target <= LARGEST_LOSS and float(gate.target)):
+        raise _bad("target", target, f"a loss above 0, up to {LARGEST_LOSS}, in bits per byte, as float64")
+    if not (0 < gate.alpha <= inv07.LARGEST_ALPHA and float(gate.alpha)):
+        raise _bad("alpha", alpha, f"0 < alpha <= {float(inv07.LARGEST_ALPHA):g}, as float64")
     return gate
+
+
+def _number(name: str, text: str) -> Fraction:
+    """The number that a text is, exactly; ConfigError when it is none, or has more digits than can be counted with."""
+    try:
+        if len(text.lower().partition("e")[2]) > MOST_EXPONENT:
+            raise ValueError("the exponent alone says that it is no loss and no level")
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise _bad(name, text, "two numbers, such as 1.5 and 0.01, for target and alpha") from None
+
+
+def _bad(name: str, text: str, required: str) -> ConfigError:
+    shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return ConfigError(
+        f"--{name} {shown!r}", required=required, next_step="trainer gate RUN RUN RUN --target=1.5 --alpha=0.01"
+    )
 
 
 def sample(paths: Sequence[Path]) -> list[Finished]:
@@ -120,6 +140,8 @@ def _unfinished(run: Finished) -> Iterable[str]:
     warmup = optim.get("warmup") if isinstance(optim, dict) else None
     if report.bpb is None or not math.isfinite(report.bpb):
         yield f"{run.path} has no finite validation loss (outcome: {report.outcome})"
+    elif not 0 <= report.bpb <= LARGEST_LOSS:
+        yield f"{run.path} has a validation loss of {report.bpb:g} bits per byte, required 0 to {LARGEST_LOSS}"
     elif report.steps_done != report.steps_planned:
         yield f"{run.path} took {report.steps_done} of {report.steps_planned} steps"
     elif not isinstance(warmup, int) or report.steps_done <= warmup:

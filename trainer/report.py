@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants.catalogue import BUILT_IN, found
 from karat.invariants.runtime.monitor import NOT_EXERCISED
 from karat.invariants.standing import cite
+from karat.trainer.data.manifest import Manifest
 from karat.trainer.loop import certificate_breach
 from karat.trainer.models.attention import SAMPLED
 from karat.trainer.observables import why_not
@@ -29,6 +31,8 @@ NOT_ON_DUTY = {
     "INV-7": "it judges several finished runs: trainer gate RUN RUN RUN",
 }
 PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
+MOST_NESTED = 16
+"""Levels of JSON in a report that is read back; those that runs write have four."""
 
 
 def build_report(
@@ -40,7 +44,7 @@ def build_report(
     averaged: float | None = None,
 ) -> RunReport:
     """The record of a run, however it ended."""
-    config, progress, manifest = session.config, session.progress, session.corpus.manifest
+    config, progress = session.config, session.progress
     return RunReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         outcome=outcome,
@@ -58,15 +62,7 @@ def build_report(
         rungs=tuple(progress.rungs),
         certificate=_certificate(session, bpb),
         notes=tuple(_not_shown(session, bpb)),
-        data={
-            "source": manifest.source,
-            "split": manifest.rule,
-            "train bytes": manifest.train_bytes,
-            "validation bytes": manifest.validation_bytes,
-            "validation bytes that also stand in train": f"{manifest.overlap.share:.2%} "
-            f"(windows of {manifest.overlap.window} bytes)",
-            "manifest digest": manifest.digest,
-        },
+        data=_data(session.corpus.manifest),
         model={
             **config.model.model_dump(mode="json"),
             "d_ff": config.model.feedforward_width,
@@ -84,23 +80,57 @@ def build_report(
     )
 
 
+def _data(manifest: Manifest) -> dict[str, Any]:
+    """What the run was trained on and judged by, as the report names it."""
+    return {
+        "source": manifest.source,
+        "split": manifest.rule,
+        "train bytes": manifest.train_bytes,
+        "validation bytes": manifest.validation_bytes,
+        "validation bytes that also stand in train": f"{manifest.overlap.share:.2%} "
+        f"(windows of {manifest.overlap.window} bytes)",
+        "manifest digest": manifest.digest,
+    }
+
+
 def read_run_report(run: Path) -> tuple[RunReport, str]:
     """(report, digest) of a run that ended; KaratError when there is none or its digest does not hold."""
     path = run / "report.json"
     if not path.is_file():
         raise KaratError(f"{run} has no report", required="a run that ended", next_step=f"trainer resume {run}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = _json_object(path.read_text(encoding="utf-8"))
         stated = data.pop("digest")
         report = RunReport.model_validate(data)
         holds = digest_holds({**data, "digest": stated})
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError) as error:
+        why = "it has no digest" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise KaratError(
-            f"{path} is not a run report: {str(error).splitlines()[0]}", required="the file as it was written"
+            f"{path} is not a run report: {why}",
+            required="report.json as the run wrote it",
+            next_step=f"restore the file, or make it again: trainer resume {run}",
         ) from error
     if not holds:
         raise KaratError(f"{path} was altered: its digest is not that of its content", required=f"digest {stated}")
     return report, str(stated)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The object that a JSON text is, nested no deeper than a report can be; ValueError for any other text."""
+    deep = ValueError(f"its JSON is nested deeper than {MOST_NESTED} levels")
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise deep from None
+    if not isinstance(data, dict):
+        raise ValueError("it is not a JSON object")
+    level: list[Any] = [data]
+    for _ in range(MOST_NESTED):  # level by level: what is nested a thousand deep would end a recursion
+        items = (item for held in level for item in (held.values() if isinstance(held, dict) else held))
+        level = [item for item in items if isinstance(item, (dict, list))]
+    if level:
+        raise deep
+    return data
 
 
 def write_run_report(session: Session, report: RunReport) -> str:

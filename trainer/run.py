@@ -150,7 +150,7 @@ def keep_rows_before(path: Path, step: int) -> None:
         try:
             row = json.loads(line)
             before = row["step"] < step or (row.get("event") == "check" and row["step"] == step)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
         if before and line.endswith("\n"):
             kept.append(line)

@@ -9,6 +9,7 @@ checked, and why. (Guards that need no declaration, for any training run, are th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,15 @@ from karat.invariants.standing import demand_current, standings
 
 Observe = Callable[[int], Mapping[str, Any]]
 Mixing = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """One declared guard: the id of its invariant, its parameters, and what observes at a step."""
+
+    invariant: str
+    parameters: Any
+    probe: Callable[[int], Reading]
 
 
 class Watch:
@@ -98,57 +108,66 @@ def watch(
     """
     if policy not in list(Policy):
         raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
-    chosen = Policy(policy)
-    probes: list[Callable[[int], Reading]] = []
-    guarded: list[tuple[str, Any]] = []
+    declared, not_checked = _of_the_loop(model, optimizer, lr_band, plateau, gf16, mixing)
+    for name, observe in (invariants or {}).items():
+        invariant = find(name)
+        if invariant.id in [guard.invariant for guard in declared]:
+            raise ConfigError(f"{invariant.id} is declared twice", required="one declaration of each invariant")
+        declared.append(Guarded(invariant.id, invariant.parameters, partial(_declared, invariant.id, observe)))
+        not_checked.pop(invariant.id, None)
+    monitor = _on_duty(declared, Policy(policy))
+    rows = Ledger(ledger) if ledger is not None else None
+    monitor.ledger = rows
+    return Watch(optimizer, monitor, [guard.probe for guard in declared], not_checked, rows)
+
+
+def _of_the_loop(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    lr_band: inv08.Band | None,
+    plateau: Callable[[int], bool] | None,
+    gf16: Iterable[str] | None,
+    mixing: Mixing | None,
+) -> tuple[list[Guarded], dict[str, str]]:
+    """The guards that `watch` reads from the optimizer and the model itself; and what was not declared, and so is not
+    checked."""
+    declared: list[Guarded] = []
     not_checked: dict[str, str] = {}
     on_plateau = plateau or (lambda step: False)
     if lr_band is not None:
-        band = lr_band
-        guarded.append(("INV-8", band))
-        probes.append(lambda step: learning_rate(optimizer, on_plateau(step), band))
+        declared.append(Guarded("INV-8", lr_band, lambda step: learning_rate(optimizer, on_plateau(step), lr_band)))
         if plateau is None:
             not_checked["INV-8, lower end"] = "no plateau was declared: only 0 <= lr <= upper end is checked"
     else:
         not_checked["INV-8"] = "no lr_band was declared"
     if gf16 is not None:
         names = _existing(model, gf16)
-        guarded.append(("INV-3", inv03.DEFAULT))
-        probes.append(lambda step: gf16_absmax([_parameter(model, name) for name in names], inv03.DEFAULT))
+        declared.append(
+            Guarded("INV-3", inv03.DEFAULT,
+                    lambda step: gf16_absmax([_parameter(model, name) for name in names], inv03.DEFAULT))
+        )  # fmt: skip
     else:
         not_checked["INV-3"] = "no parameters were declared to go through GF16"
     if mixing is not None:
-        read = mixing
-        guarded.append(("INV-11", inv11.DEFAULT))
-        probes.append(lambda step: mixing_matrices(*read()))
+        declared.append(Guarded("INV-11", inv11.DEFAULT, lambda step: mixing_matrices(*mixing())))
     else:
         not_checked["INV-11"] = "no mixing matrices were declared"
-    for name, observe in (invariants or {}).items():
-        invariant = find(name)
-        if invariant.id in [taken for taken, _ in guarded]:
-            raise ConfigError(f"{invariant.id} is declared twice", required="one declaration of each invariant")
-        guarded.append((invariant.id, invariant.parameters))
-        not_checked.pop(invariant.id, None)
-        probes.append(partial(_declared, invariant.id, observe))
-    monitor = _on_duty(guarded, chosen)
-    rows = Ledger(ledger) if ledger is not None else None
-    monitor.ledger = rows
-    return Watch(optimizer, monitor, probes, not_checked, rows)
+    return declared, not_checked
 
 
 def _declared(invariant_id: str, observe: Observe, step: int) -> Reading:
     return reading_by_name(invariant_id, "watch, invariants", observe(step))
 
 
-def _on_duty(guarded: list[tuple[str, Any]], policy: Policy) -> Monitor:
+def _on_duty(declared: list[Guarded], policy: Policy) -> Monitor:
     """The monitor of the declared guards; under STRICT only with current proofs. ConfigError when there are none."""
-    if not guarded:
+    if not declared:
         raise ConfigError(
             "nothing was declared, so there is nothing to watch",
             required="lr_band, gf16, mixing or invariants",
             next_step="see watch.__doc__",
         )
-    invariants = [(find(name), parameters) for name, parameters in guarded]
+    invariants = [(find(guard.invariant), guard.parameters) for guard in declared]
     statuses = standings(invariant for invariant, _ in invariants)
     if policy is Policy.STRICT:
         demand_current(statuses)

@@ -12,10 +12,20 @@ from types import ModuleType
 import pytest
 
 from karat.core.errors import EvidenceError, KaratError, StorageError
-from karat.core.evidence import Counterexample, Evidence, Grade, exit_code
+from karat.core.evidence import (
+    Counterexample,
+    Evidence,
+    Grade,
+    MutantRecord,
+    MutantState,
+    exit_code,
+    score_line,
+    unjudged,
+)
 from karat.core.formulas import schedule
 from karat.core.policy import Action, Policy, decide
 from karat.core.provenance import digest, fingerprint, loaded_as_written
+from karat.core.render_markdown import verification_markdown
 from karat.core.report import VerificationReport, digest_holds, read_lock, write_report, write_text
 from karat.core.verdict import Status, Verdict, judge
 
@@ -77,6 +87,22 @@ def test_a_refutation_that_is_wanted_and_one_that_went_away() -> None:
     assert exit_code([found(Grade.UNKNOWN), found(Grade.REFUTED)]) == 1
 
 
+def mutant(state: MutantState) -> MutantRecord:
+    return MutantRecord(function="f", where="core/f.py:3", change="< becomes <=", state=state, invariants=("INV-2",))
+
+
+def test_the_score_beside_a_refuted_proof_says_of_what_it_is_not() -> None:
+    killed = mutant(MutantState.KILLED)
+    whole, broken = [found(Grade.PROVED)], [found(Grade.PROVED), found(Grade.REFUTED)]
+    assert score_line(whole, [killed]) == "1 of 1 mutants killed (100%), 0 shown equivalent" and unjudged(whole) == ()
+    assert unjudged(broken) == ("INV-1",)
+    why = "not of INV-1, of which an obligation is NOT as expected"
+    assert score_line(broken, [killed]) == f"{why}; of the others: {score_line(whole, [killed])}"
+    assert score_line(broken, []) == f"none: {why}"
+    page = verification_markdown(report().model_copy(update={"evidence": tuple(broken), "mutants": (killed,)}))
+    assert f"\nMutation score: {why}; of the others: 1 of 1 mutants killed" in page
+
+
 def report() -> VerificationReport:
     return VerificationReport(
         created="now", revision="r", environment={}, evidence=(found(Grade.PROVED),), exit_code=0, seconds=1.0
@@ -109,6 +135,34 @@ def test_a_lock_that_is_not_one(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text('{"proofs": 1}')
     with pytest.raises(EvidenceError, match="make verify"):
         read_lock(tmp_path / "lock")
+
+
+LOCK_LINES = '{"solver": {}, "guards": {},\n "proofs": {"INV-1": {"INV-1.x": '
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "EOF while parsing a value at line 1 column 0"),
+        ((LOCK_LINES + "<<<<<<< HEAD").encode(), "expected value at line 2 column 34"),
+        (LOCK_LINES.encode() + b"\xff", f"byte {len(LOCK_LINES)} is 0xff, which is not UTF-8 text"),
+        (b"[" * 100_000, "Invalid JSON: recursion limit exceeded"),
+        ((LOCK_LINES + '{"claim": "c", "engine": "z3"}}}}').encode(),
+         "proofs > INV-1 > INV-1.x > grade: Field required (and 1 more)"),
+        (b'{"solver": {}, "guards": {}, "proofs": {}, "proof": {}}', "proof: Extra inputs are not permitted"),
+    ],
+    ids=["empty", "conflict", "not text", "nested", "field", "unknown field"],
+)  # fmt: skip
+def test_a_corrupted_lock_is_told_by_file_place_and_cure(content: bytes, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "proofs.lock"
+    path.write_bytes(content)
+    with pytest.raises(EvidenceError) as raised:
+        read_lock(path)
+    seen, required, cure = str(raised.value).splitlines()
+    assert seen.startswith(f"{path} is not a proof lock: ") and why in seen
+    assert required.startswith("  required  ") and cure.startswith(
+        "  next      make verify, or python -m karat.proofs.verify"
+    )
 
 
 def test_error_text_says_what_to_do() -> None:

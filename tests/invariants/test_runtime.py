@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from karat.core.errors import ConfigError, EvidenceError, StorageError
+from karat.core.invariant import Invariant
 from karat.core.observation import Phase
 from karat.core.policy import Policy
 from karat.core.report import ProofLock, read_lock
+from karat.core.verdict import Status, Verdict
 from karat.invariants import inv02_asha_threshold as inv02
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
@@ -217,6 +219,25 @@ def test_a_margin_that_was_changed_is_stale(monkeypatch: pytest.MonkeyPatch) -> 
     weaker = dataclasses.replace(find("INV-8"), obligations=(
         dataclasses.replace(find("INV-8").obligations[0], claim="something else"), *find("INV-8").obligations[1:]))  # fmt: skip
     assert "INV-8.plateau statement" in standing.standing(weaker, read_lock(standing.LOCK)).stale
+
+
+def judge_nothing(self: Invariant, values: object, parameters: object = None, ops: object = None) -> Verdict:
+    return Verdict(Status.HOLDS, 1.0)
+
+
+def test_a_judge_that_was_changed_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    invariant, lock = find("INV-8"), read_lock(standing.LOCK)
+    assert lock is not None
+    lock = lock.model_copy(update={"guards": {**lock.guards, "INV-8": standing.guard_fingerprints(invariant)}})
+    assert standing.standing(invariant, lock).current
+    monkeypatch.setattr(judge_nothing, "__qualname__", "Invariant.judge")
+    monkeypatch.setattr(judge_nothing, "__module__", "karat.core.invariant")
+    monkeypatch.setattr(Invariant, "judge", judge_nothing)
+    assert not invariant.judge({"lr": -1.0}).violated  # the guard is blind
+    status = standing.standing(invariant, lock)
+    assert status.stale == ("core.invariant.Invariant.judge",) and status.grade == "UNPROVED"
+    with pytest.raises(EvidenceError, match="changed since the last proof"):
+        standing.demand_current([status])
 
 
 @pytest.mark.parametrize("grade", ["REFUTED", "VACUOUS", "UNKNOWN"])

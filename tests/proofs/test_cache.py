@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -78,6 +79,28 @@ def test_the_key_changes_with_the_claim_and_the_functions() -> None:
 def test_no_folder_keeps_nothing(evidence: Evidence) -> None:
     Cache(None).keep_evidence("k", evidence)
     assert Cache(None).evidence("k") is None
+
+
+def test_the_printed_score_is_not_all_green_beside_a_refuted_proof(evidence: Evidence) -> None:
+    refuted = evidence.model_copy(update={"grade": Grade.REFUTED, "expected": False})
+    for shown, said in ((evidence, ""), (refuted, "none: not of INV-900, of which an obligation is NOT as expected")):
+        console = Console(record=True, width=170, file=io.StringIO())
+        verify.show_mutants([shown], [], (), console)
+        assert console.export_text().strip() == (f"mutation score: {said}" if said else "")
+
+
+@pytest.mark.parametrize("name", ["NOPE", "INV-88"])
+def test_an_unknown_invariant_is_told_with_what_to_type(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main(["--only", name, "--no-lock"]) == 2
+    out, err = capsys.readouterr()
+    seen, required, cure = err.splitlines()
+    assert out == "" and seen == f"verify: there is no invariant '{name}'" and "INV-11, INV-900" in required
+    assert cure.endswith("trainer explain lists them all") and ("did you mean INV-8 " in cure) is (name == "INV-88")
+
+
+def test_the_template_can_be_verified_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main(["--only", "template", "--no-lock", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    assert "1 obligations: 1 proved" in capsys.readouterr().out
 
 
 def test_a_second_run_proves_nothing_anew(tmp_path: Path) -> None:

@@ -192,6 +192,27 @@ def test_mistyped_commands_end_in_2(arguments: list[str], capsys: pytest.Capture
     assert not Path("page.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("patterns", "seen", "cure"),
+    [
+        (["nonsense"], "no claim is called nonsense", "--only 'C-000.*'"),
+        (["c-003.01"], "no claim is called c-003.01", "did you mean C-003.01 or "),
+        (
+            ["C-003.01", "C-00.01"],
+            "no claim is called C-00.01",
+            "did you mean C-003.01 or ",
+        ),  # one of two is not passed over
+    ],
+)
+def test_an_unknown_claim_is_told_with_what_to_type(
+    patterns: list[str], seen: str, cure: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([part for pattern in patterns for part in ("--only", pattern)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"claims: {seen}\n") and "C-003S.*" in err
+    assert cure in err.splitlines()[-1] and err.splitlines()[-1].startswith("  next      ")
+
+
 def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")

@@ -263,7 +263,7 @@ def test_damaged_logs_are_cut_back_on_resume(tiny: Trainer, tmp_path: Path) -> N
     run = tmp_path / "run"
     whole = (run / "log.jsonl").read_bytes()
     os.rename(run / "checkpoints" / "final", tmp_path / "final")
-    (run / "log.jsonl").write_bytes(whole[:-30] + b"\xff\xfe garbage\n[]\n{}\n")
+    (run / "log.jsonl").write_bytes(whole[:-30] + b"\xff\xfe garbage\n[]\n{}\n" + b"[" * 200_000 + b"\n")
     assert main(["resume", str(run)]) == 0
     assert (run / "log.jsonl").read_bytes() == whole
     phases = [row["phase"] for row in read_rows(run / "ledger.jsonl")]
@@ -375,6 +375,10 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in page
     assert main(["explain"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 11
+    assert main(["explain", "INV-900"]) == 0
+    page = capsys.readouterr().out
+    assert "the file that new invariants are copied from" in page and "trainer verify --only INV-900" in page
+    assert "kept in no lock" in page and "NOT SHOWN" not in page and "UNPROVED" not in page
     assert main(["explain", "INV-88"]) == 2
     assert "did you mean INV-8" in capsys.readouterr().err
 

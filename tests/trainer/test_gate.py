@@ -139,6 +139,8 @@ def test_the_target_not_met_ends_1(three: list[Path], capsys: pytest.CaptureFixt
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"bpb": None}, "has no finite validation loss"),
+    ({"bpb": 1e200}, "has a validation loss of 1e+200 bits per byte, required 0 to 1000"),
+    ({"bpb": -3.0}, "has a validation loss of -3 bits per byte"),
     ({"steps_done": 5}, "took 5 of 9 steps"),
     ({"config__optim__warmup": 9}, "its warm-up has 9"),
     ({"exit_code": 1, "outcome": "finished with 1 violations"}, "ended with exit code 1"),
@@ -190,6 +192,43 @@ def test_altered_absent_or_broken_reports_cannot_be_judged(
     assert gate(*copies) == 2 and "has no report" in capsys.readouterr().err
 
 
+NESTED: dict[str, str] = {"lists": "[" * 200_000, "objects": '{"a":' * 200_000}
+OTHER: dict[str, tuple[str, str]] = {
+    "a list": ("[]", "it is not a JSON object"),
+    "a text": ('"x"', "it is not a JSON object"),
+    "no digest": ("{}", "it has no digest"),
+    "digits": ('{"bpb": ' + "1" * 5000 + "}", "is not a run report: "),
+}
+
+
+@pytest.mark.parametrize("command", ["gate", "report"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [*((text, "its JSON is nested deeper than 16 levels") for text in NESTED.values()), *OTHER.values()],
+    ids=[*NESTED, *OTHER],
+)
+def test_json_that_is_no_report_is_told(
+    content: str, why: str, command: str, copies: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copies[1] / "report.json").write_text(content)
+    assert (gate(*copies) if command == "gate" else main(["report", str(copies[1])])) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and f"{copies[1] / 'report.json'} is not a run report" in err and why in err
+    assert "unexpected" not in err and f"trainer resume {copies[1]}" in err
+
+
+def test_an_honest_digest_does_not_excuse_nesting(copies: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for depth, code in ((14, 0), (15, 2), (200, 2)):  # under `config`, itself in the report
+        edit(copies[1], config__data=nested(depth))
+        assert main(["report", str(copies[1])]) == code
+        assert ("nested deeper" in capsys.readouterr().err) is (code == 2)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """{"a": {"a": … 1}}, so many objects deep."""
+    return {"a": nested(depth - 1) if depth > 1 else 1}
+
+
 def test_a_loss_that_is_not_a_number_cannot_be_judged(copies: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = copies[2] / "report.json"
     data = json.loads(path.read_text())
@@ -205,6 +244,14 @@ def test_a_loss_that_is_not_a_number_cannot_be_judged(copies: list[Path], capsys
         ("--target", "-1", "a loss above 0"),
         ("--target", "nan", "two numbers"),
         ("--target", "1/0", "two numbers"),
+        ("--target", "", "two numbers"),
+        ("--target", "inf", "two numbers"),
+        ("--target", "1e400", "up to 1000, in bits per byte"),
+        ("--target", "-1e9999", "a loss above 0"),
+        ("--target", "1e-400", "a loss above 0"),
+        ("--target", "1e999999999", "two numbers"),
+        ("--target", "1" * 5000, "two numbers"),
+        ("--alpha", "1e-400", "0 < alpha <= 0.05"),
         ("--alpha", "0", "0 < alpha <= 0.05"),
         ("--alpha", "0.2", "0 < alpha <= 0.05"),
         ("--alpha", "x", "two numbers"),
@@ -214,7 +261,12 @@ def test_bad_options(
     option: str, value: str, message: str, three: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["gate", *map(str, three), f"{option}={value}"]) == 2
-    assert message in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and len(err) < 250
+    assert (
+        err.startswith(f"trainer: {option} '{value[:40]}")
+        and "  next      trainer gate RUN RUN RUN --target=1.5" in err
+    )
 
 
 def test_strict_judges_by_current_proofs_only(

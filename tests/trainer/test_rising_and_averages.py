@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.runtime.probes import decay_plan, smoothed_loss, weight_average
 from karat.trainer.checkpoint import load_checkpoint
 from karat.trainer.cli import main
+from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
 from karat.trainer.loop import averaged_loss, check_end, final_loss, train
@@ -203,9 +205,21 @@ def test_a_resumed_run_takes_up_windows_and_averages_bit_for_bit(tiny: Trainer, 
         ("ema.hull_every=0", "ema.hull_every"),
         ("descent.window=1", "descent.window"),
         ("descent.z=0", "descent.z"),
+        ("descent.z=1e308", "descent.z: must be less than or equal to 100, got 1e+308"),
         ("descent.tolerance=nan", "descent.tolerance"),
+        ("descent.tolerance=1e200", "descent.tolerance: must be less than or equal to 8, got 1e+200"),
+        ("ema={start=0.3,end=0.30000000000000004}", "two float64 numbers must lie between start and end"),
+        ("ema.start=0.9999999999999999", "such as ema.start=0.996"),
     ],
 )
 def test_bad_settings(setting: str, message: str, tiny: Trainer, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny(setting) == 2
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert message in err and "  next      trainer run --print-config" in err
+
+
+def test_the_narrowest_band_of_the_decay_that_can_rise_is_taken() -> None:
+    start = 0.1
+    config = RunConfig(steps=9, ema={"start": start, "end": start + 3 * math.ulp(start)})
+    assert config.decay(0) < config.decay(9)
+    assert read_config(None, ["descent.z=100", "descent.tolerance=8"]).descent.z == 100

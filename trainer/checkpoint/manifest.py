@@ -103,7 +103,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(record)
         intact = content == manifest_bytes(manifest)
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise _altered(path, str(error).splitlines()[0]) from None
     if not intact:
         raise _altered(path, "its digest differs")
