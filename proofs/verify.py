@@ -263,7 +263,11 @@ def _kept(path: Path) -> ProofLock | None:
     """The lock that is there, or None when there is none that can be read: it is about to be written anew."""
     try:
         return read_lock(path)
-    except KaratError:
+    except KaratError as error:
+        if path.exists():
+            print(
+                f"verify: {path.name} cannot be read and is written anew, without slow proofs: {error}", file=sys.stderr
+            )
         return None
 
 
