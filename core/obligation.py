@@ -192,3 +192,35 @@ class Property(Obligation):
 
     kind: ClassVar[str] = "property"
     engine: ClassVar[str] = "hypothesis"
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A definition in Coq and the running function that it must equal, compared at exact points.
+
+    definition: its name, `INV08_lr_band.wsd`. term: a Coq term over the carrier of rationals with the point's values in
+    braces, `parts (wsd (K := on_Q) {step} {warmup})`. sample(random) -> values: Fractions, ints, bools, lists of these.
+    run(values) -> what the running function gives for them, of the same kinds.
+    """
+
+    definition: str
+    function: Function
+    term: str
+    sample: Callable[[Random], Mapping[str, Any]]
+    run: Callable[[Mapping[str, Any]], Any]
+    points: int = 200
+
+
+@dataclass(frozen=True)
+class Theorem(Obligation):
+    """A theorem in Coq: `theorem` of proofs/coq/`file`.v, whose definitions are tied to running functions by counterparts.
+
+    claim: the theorem in words. about: the running functions that its definitions stand for.
+    """
+
+    file: str = field(kw_only=True)
+    theorem: str = field(kw_only=True)
+    counterparts: tuple[Counterpart, ...] = field(kw_only=True, default=())
+
+    kind: ClassVar[str] = "theorem in Coq"
+    engine: ClassVar[str] = "coq"
