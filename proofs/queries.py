@@ -29,6 +29,10 @@ CALLERS = {
 """What a query is for, by the engine's function that asks it; any other function's name stands for itself."""
 
 
+LOOKS = 3
+"""How often two assertions are simplified before they count as different."""
+
+
 class Query(Record):
     """One query. purpose: what it was asked for; text: SMT-LIB 2.6, complete; answer: Z3's, sat, unsat or unknown.
 
@@ -131,9 +135,20 @@ def _first_pattern(assertions: Sequence[Any]) -> Any:
 
 
 def _equal(read: Any, assertions: Sequence[Any]) -> bool:
-    """The same assertions, up to how numerals and lets are written: Z3's simplifier, which is deterministic, decides."""
-    pairs = zip(read, assertions, strict=False)
-    return len(read) == len(assertions) and all(a.eq(b) or z3.simplify(a).eq(z3.simplify(b)) for a, b in pairs)
+    """The same assertions, up to how numerals and lets are written: Z3's simplifier decides.
+
+    It orders the terms of a sum by numbers that terms get when they are made: while earlier results are kept, equal
+    terms keep theirs, so that a second look sees the same order where the first did not. That two assertions always have
+    the same truth value would not do: of two that are false everywhere one may still be the wrong one.
+    """
+    pairs = list(zip(read, assertions, strict=False))
+    kept: list[Any] = []
+
+    def alike(a: Any, b: Any) -> bool:
+        kept.extend((z3.simplify(a), z3.simplify(b)))
+        return bool(kept[-1].eq(kept[-2]))
+
+    return len(read) == len(assertions) and all(a.eq(b) or any(alike(a, b) for _ in range(LOOKS)) for a, b in pairs)
 
 
 def _witness(model: Any) -> list[str]:
