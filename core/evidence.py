@@ -60,6 +60,12 @@ class Evidence(Record):
     reach: dict[str, tuple[int, ...]] = {}
     slow: bool = False
     cached: bool = False
+    demanded: bool = True
+
+    @property
+    def missed(self) -> bool:
+        """Whether it is not as expected, and that counts: a tool that is not installed is not green, and no failure."""
+        return not self.expected and (self.demanded or self.grade is not Grade.UNAVAILABLE)
 
     @property
     def label(self) -> str:
@@ -111,7 +117,7 @@ class Score(Record):
 
 def unjudged(evidence: Iterable[Evidence]) -> tuple[str, ...]:
     """The invariants of which no mutant is judged: with an obligation that is not as expected nothing refutes it."""
-    return tuple(dict.fromkeys(e.invariant for e in evidence if not e.expected))
+    return tuple(dict.fromkeys(e.invariant for e in evidence if e.missed))
 
 
 def score_line(evidence: Iterable[Evidence], mutants: Iterable[MutantRecord]) -> str:
@@ -126,7 +132,7 @@ def score_line(evidence: Iterable[Evidence], mutants: Iterable[MutantRecord]) ->
 
 def exit_code(evidence: list[Evidence], mutants: Iterable[MutantRecord] = ()) -> int:
     """0: everything as expected. 1: refuted or vacuous, or a mutant survived. 2: something could not be judged."""
-    missed = [e for e in evidence if not e.expected]
+    missed = [e for e in evidence if e.missed]
     refuted = (e.grade in (Grade.REFUTED, Grade.VACUOUS) or (e.must_fail and e.grade >= Grade.TESTED) for e in missed)
     if any(refuted) or any(m.state is MutantState.SURVIVED for m in mutants):
         return 1

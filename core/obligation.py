@@ -59,6 +59,11 @@ class Obligation:
     def invariant(self) -> str:
         return self.id.split(".", 1)[0]
 
+    @property
+    def demanded(self) -> bool:
+        """Whether an invariant counts as proved only with this one shown: not what takes minutes, or a tool of its own."""
+        return not self.slow
+
 
 @dataclass(frozen=True)
 class Exact(Obligation):
@@ -224,3 +229,7 @@ class Theorem(Obligation):
 
     kind: ClassVar[str] = "theorem in Coq"
     engine: ClassVar[str] = "coq"
+
+    @property
+    def demanded(self) -> bool:
+        return False

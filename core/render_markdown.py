@@ -28,7 +28,7 @@ def _counterexample(evidence: Evidence) -> str:
 
 def verification_markdown(report: VerificationReport) -> str:
     """The verification report: a row per obligation, then counterexamples, then what the proofs assume."""
-    missed = [e for e in report.evidence if not e.expected]
+    missed = [e for e in report.evidence if e.missed]
     verdict = "everything is as expected" if not missed else f"{len(missed)} obligations are NOT as expected"
     rows = [(e.obligation, e.claim, e.engine, e.label, f"{e.seconds:.2f} s") for e in report.evidence]
     parts = [

@@ -16,10 +16,11 @@ from typing import Any
 from karat.core import verdict
 from karat.core.errors import EvidenceError
 from karat.core.invariant import Invariant
-from karat.core.obligation import Obligation
+from karat.core.obligation import Counterpart, Obligation, Theorem
 from karat.core.provenance import digest, fingerprint, qualified_name
 from karat.core.report import GREEN, ProofLock, ProofStatus, read_lock
 from karat.invariants.catalogue import found
+from karat.invariants.coq_sources import source_digest
 
 LOCK = Path(__file__).with_name("proofs.lock")
 UNPROVED = "UNPROVED"
@@ -37,10 +38,19 @@ def fingerprints(obligation: Obligation) -> dict[str, str]:
         value = getattr(obligation, part.name)
         if part.name in ("show", "given", "check", "check_block", "holds", "run", "strategy"):
             found[f"{qualified_name(value)} ({part.name})"] = fingerprint(value)
+        elif part.name == "counterparts":
+            found |= {one.definition: _counterpart(one) for one in value}
         elif part.name not in ("about", "sample", "rivals"):
             statement[part.name] = repr(value)
     found["statement"] = digest(statement)[:32]
+    if isinstance(obligation, Theorem):
+        found[f"proofs/coq/{obligation.file}.v"] = source_digest(obligation.file)
     return found
+
+
+def _counterpart(one: Counterpart) -> str:
+    """What ties a definition in Coq to a running function: the function, how it is called, the term, how many points."""
+    return digest([fingerprint(one.function), fingerprint(one.run), one.term, one.points])[:32]
 
 
 def guard_fingerprints(invariant: Invariant) -> dict[str, str]:
@@ -60,7 +70,7 @@ def standing(invariant: Invariant, lock: ProofLock | None) -> ProofStatus:
     for obligation in invariant.obligations:
         proof = shown.get(obligation.id)
         if proof is None:
-            if not obligation.slow:  # one that `make verify` does not decide: not counted as shown, not demanded
+            if obligation.demanded:  # what `make verify` cannot decide everywhere is not counted as shown, not demanded
                 missing.append(obligation.id)
             continue
         now = rests_on[obligation.id]

@@ -19,10 +19,11 @@ from typing import Any
 from karat import core, proofs
 from karat.core.errors import StorageError
 from karat.core.evidence import Evidence, MutantRecord, MutantState
-from karat.core.obligation import Obligation
-from karat.core.provenance import digest, environment
+from karat.core.obligation import Obligation, Theorem
+from karat.core.provenance import digest, environment, fingerprint
 from karat.core.report import write_text
 from karat.invariants.standing import fingerprints
+from karat.proofs.coq_build import toolchain
 from karat.proofs.mutation import Trial
 
 TOOLS = ("z3-solver", "sympy", "hypothesis", "numpy", "scipy")
@@ -39,8 +40,18 @@ def _machinery() -> str:
 
 def key_of(obligation: Obligation) -> str:
     """The content that the obligation's evidence depends on, as a digest."""
+    if isinstance(obligation, Theorem):  # its file and what is pinned are among the fingerprints
+        samples = [fingerprint(one.sample) for one in obligation.counterparts]
+        return digest([obligation.id, fingerprints(obligation), samples, coq_version(), _machinery()])
     stated = Path(str(inspect.getsourcefile(_statement(obligation))))
     return digest([obligation.id, fingerprints(obligation), _file(stated), _machinery()])
+
+
+@functools.cache
+def coq_version() -> str:
+    """The version of Coq, or that there is none."""
+    tool = toolchain()
+    return tool.version if tool else "none"
 
 
 def _statement(obligation: Obligation) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 from karat.core.evidence import Grade, MutantRecord, MutantState
 from karat.core.invariant import Invariant
-from karat.core.obligation import BitLaw, FloatLaw, Formula, Identity, Obligation
+from karat.core.obligation import BitLaw, FloatLaw, Formula, Identity, Obligation, Theorem
 from karat.core.provenance import definitions
 from karat.proofs.engines import ENGINES
 from karat.proofs.equivalence import equivalent
@@ -69,7 +69,7 @@ def targets(invariants: Sequence[Invariant]) -> dict[str, frozenset[str]]:
         own = invariant.margin.__module__
         found |= {n for n in definitions(invariant.margin) if n.startswith((FORMULAS, f"{own}."))}
         for obligation in invariant.obligations:
-            if not obligation.must_fail:
+            if not obligation.must_fail and not isinstance(obligation, Theorem):
                 about = [f for f in obligation.about if callable(f)]
                 found |= {n for f in about for n in definitions(f) if n.startswith(FORMULAS)}
     modules: dict[str, set[str]] = {"karat.core.verdict": {"accepts"}}
@@ -141,7 +141,7 @@ def trials(
 ) -> list[Trial]:
     """The mutants of every function that the chosen invariants run, in groups, and what of everything to hold against
     them. seconds: how long each obligation took to prove."""
-    obligations = [o for i in everything for o in i.obligations if not o.must_fail and not o.slow]
+    obligations = [o for i in everything for o in i.obligations if o.demanded and not o.must_fail]
     obligations.sort(key=lambda o: seconds.get(o.id, 0.0))
     reads = {o.id: _rests_on(o) for o in obligations}
     about = {

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -41,6 +42,7 @@ from karat.core.report import (
 from karat.invariants.catalogue import BUILT_IN, find, found
 from karat.invariants.standing import LOCK, fingerprints, guard_fingerprints
 from karat.proofs.cache import TOOLS, Cache, key_of, key_of_trial
+from karat.proofs.coq_step import theorem_evidence, theorems_of
 from karat.proofs.mutation import trials
 from karat.proofs.plugin_locks import write_plugin_locks
 from karat.proofs.reach import reach
@@ -68,7 +70,13 @@ def verify(
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", what="verify", total=len(obligations), completed=len(decided))
-        for obligation, evidence in decide_all([o for o in obligations if o.id not in decided], jobs):
+        left = [o for o in obligations if o.id not in decided]
+        theorems = theorems_of(left)
+        if theorems:
+            progress.update(task, description="Coq")
+        for obligation, evidence in chain(
+            theorem_evidence(theorems, jobs), decide_all([o for o in left if o not in theorems], jobs)
+        ):
             decided[obligation.id] = evidence
             cache.keep_evidence(keys[obligation.id], evidence)
             progress.update(task, advance=1, description=obligation.id)
@@ -98,11 +106,11 @@ def show(evidence: Sequence[Evidence], console: Console) -> None:
                           ("status", {}), ("time", {"justify": "right", "no_wrap": True})):  # fmt: skip
         table.add_column(name, **options)
     for e in evidence:
-        style = ("dim" if e.must_fail else STYLES.get(e.grade, "yellow")) if e.expected else "bold red"
+        style = ("dim" if e.must_fail else STYLES.get(e.grade, "yellow")) if not e.missed else "bold red"
         table.add_row(e.obligation, escape(e.claim), e.engine, f"[{style}]{e.label}[/]", f"{e.seconds:.2f} s")
     console.print(table)
     for e in evidence:
-        if e.expected:
+        if not e.missed:
             continue
         console.print(f"\n[bold red]{e.obligation}[/] {e.grade.name}: {escape(e.detail)}", highlight=False)
         console.print(f"  claim           {e.claim}", highlight=False, markup=False)
@@ -144,10 +152,10 @@ def lock_of(
 ) -> ProofLock:
     """What is to be locked: every obligation with its grade, its functions and what it assumes; the mutation scores.
 
-    A slow obligation that was not decided this time stays as it was, if what it rests on is as it was.
+    A slow obligation, or one whose tool is not installed, stays as it was if what it rests on is as it was.
     """
     proofs: dict[str, dict[str, Proof]] = {}
-    for e in evidence:
+    for e in (e for e in evidence if e.expected):
         proofs.setdefault(e.invariant, {})[e.obligation] = Proof(
             claim=e.claim, engine=e.engine, grade=e.grade.name, about=e.about, assumes=e.assumes, detail=e.detail,
             hypotheses=e.checks.get("hypotheses needed", ""), slow=e.slow,
@@ -156,7 +164,8 @@ def lock_of(
     for invariant in guarded:
         old = kept.proofs.get(invariant.id, {}) if kept else {}
         for obligation in invariant.obligations:
-            proof = old.get(obligation.id) if obligation.slow and obligation.id not in proofs[invariant.id] else None
+            absent = not obligation.demanded and obligation.id not in proofs[invariant.id]
+            proof = old.get(obligation.id) if absent else None
             if proof and proof.about == fingerprints(obligation) and proof.grade in GREEN:
                 proofs[invariant.id][obligation.id] = proof
     scores = {i.id: Score.of(m for m in mutants if i.id in m.invariants) for i in guarded}
@@ -274,10 +283,12 @@ def _kept(path: Path) -> ProofLock | None:
 def _summary(evidence: Sequence[Evidence]) -> str:
     count = {grade: sum(e.grade is grade and not e.must_fail for e in evidence) for grade in Grade}
     refuted = sum(e.must_fail and e.expected for e in evidence)
-    missed = sum(not e.expected for e in evidence)
+    missed = sum(e.missed for e in evidence)
     parts = [f"{len(evidence)} obligations: {count[Grade.PROVED]} proved, {count[Grade.TESTED]} tested"]
     parts.append(f"{refuted} refuted as they must be")
     parts.append(f"{missed} NOT as expected" if missed else "none left open")
+    if absent := [e for e in evidence if not e.expected and not e.missed]:
+        parts.append(f"{len(absent)} UNAVAILABLE ({absent[0].detail})")
     return ", ".join(parts)
 
 

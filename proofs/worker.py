@@ -73,6 +73,7 @@ def evidence(obligation: Obligation, outcome: Outcome, seconds: float) -> Eviden
         seconds=round(seconds, 3),
         rlimit=outcome.rlimit,
         slow=obligation.slow,
+        demanded=obligation.demanded or outcome.grade is not Grade.UNAVAILABLE,
     )
 
 

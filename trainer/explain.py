@@ -5,8 +5,11 @@ from __future__ import annotations
 import textwrap
 
 from karat.core.invariant import Invariant
+from karat.core.obligation import Theorem
+from karat.core.provenance import qualified_name
 from karat.core.report import ProofLock
 from karat.invariants import template
+from karat.invariants.coq_sources import pinned
 from karat.invariants.standing import cite, fingerprints, standing
 
 WIDTH = 110
@@ -47,7 +50,7 @@ def _evidence(invariant: Invariant, lock: ProofLock | None) -> list[str]:
         proof = shown.get(obligation.id)
         if proof is None:
             unknown = "not kept" if invariant is template.INVARIANT else "NOT SHOWN"
-            grade = "slow tier" if obligation.slow else unknown
+            grade = "slow tier" if obligation.slow else unknown if obligation.demanded else "not shown"
         elif proof.about != fingerprints(obligation):
             grade = "STALE"
         else:
@@ -59,6 +62,20 @@ def _evidence(invariant: Invariant, lock: ProofLock | None) -> list[str]:
         if proof:
             lines += [f"{' ' * len(label)}hypotheses {part}" for part in filter(None, proof.hypotheses.split(". "))]
             lines += [f"{' ' * len(label)}assumes: {fact}" for fact in proof.assumes]
+        if isinstance(obligation, Theorem):
+            lines += _in_coq(obligation, " " * len(label))
+    return lines
+
+
+def _in_coq(theorem: Theorem, indent: str) -> list[str]:
+    """The theorem as Coq prints it, its axioms are in the detail; and what its definitions stand for."""
+    try:
+        stated = pinned(theorem.file).get(f"{theorem.file}.{theorem.theorem}", {}).get("text", "pinned nowhere")
+    except ValueError as error:
+        stated = f"cannot be read: {error}"
+    lines = [_wrap(f"{theorem.theorem} : {stated}", indent)]
+    for one in theorem.counterparts:
+        lines.append(_wrap(f"{one.definition} is {qualified_name(one.function)} at {one.points} points", indent))
     return lines
 
 

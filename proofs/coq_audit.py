@@ -1,0 +1,212 @@
+"""What compiled Coq files prove, asked of the compiler from a file of ours, and compared with what is pinned.
+
+The audited files are required, not imported: no notation, tactic or name of theirs is in force when their statements are
+printed, and nothing that they print themselves is read. Each answer stands behind a marker that is drawn anew each time. A
+statement is compared whole, with everything implicit printed, and so is every definition of the project that it rests on.
+That a theorem's hypotheses can hold is asked of Coq too: from the theorem's own type it forms the proposition that
+they hold together somewhere, which the lemma `<theorem>_satisfiable` must prove.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from karat.core.report import write_text
+from karat.invariants.coq_sources import FOLDER, closure, pinned_path, source
+from karat.proofs.coq_build import BUILD, Toolchain, run_coq
+from karat.proofs.coq_text import Assumptions, assumptions_of, definition_of, flat, statement_of, without_comments
+
+PRELUDE = """Require Import Reals List ZArith QArith.
+{required}
+Set Printing Width 100000. Set Printing Depth 100000.
+Ltac premises T :=
+  lazymatch T with
+  | ?A -> ?B =>
+      let r := premises B in
+      let s := type of A in
+      lazymatch s with
+      | Prop => lazymatch r with True => constr:(A) | _ => constr:(A /\\ r) end
+      | _ => lazymatch r with True => constr:(True) | _ => constr:(exists _ : A, r) end
+      end
+  | forall x : ?A, @?B x =>
+      let r := constr:(fun x : A => ltac:(let b := eval cbv beta in (B x) in let r := premises b in exact r)) in
+      lazymatch r with (fun _ => True) => constr:(True) | _ => constr:(@ex A r) end
+  | _ => constr:(True)
+  end.
+"""
+NO_PREMISE, SHOWN, NOT_SHOWN = "none", "shown", "NOT shown"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A theorem or definition as the compiler prints it. text: to be read; complete: digest of the text with nothing left
+    out; names: the project's definitions in it; axioms and premises: of a theorem."""
+
+    text: str
+    complete: str
+    names: frozenset[str] = frozenset()
+    axioms: Assumptions = field(default_factory=lambda: Assumptions({}, ()))
+    premises: str = NO_PREMISE
+    companion: Assumptions = field(default_factory=lambda: Assumptions({}, ()))
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the compiler says: of theorems, of definitions, and of each theorem that it says nothing about, why."""
+
+    theorems: Mapping[str, Statement]
+    definitions: Mapping[str, Statement]
+    failures: Mapping[str, str]
+
+
+def states(text: str, name: str) -> bool:
+    """Whether a Coq text states a theorem or lemma of this name."""
+    stated = rf"(?<![\w'.])(?:Theorem|Lemma|Corollary|Proposition|Fact)\s+{re.escape(name)}(?![\w'])"
+    return re.search(stated, without_comments(text)) is not None
+
+
+def audit(
+    theorems: Sequence[str], definitions: Iterable[str], tool: Toolchain, folder: Path = FOLDER, build: Path = BUILD
+) -> Audit:
+    """Asks the compiler about theorems, `INV08_lr_band.decay_falls`, and about definitions, and then about every other
+    definition of the project that these rest on."""
+    failures: dict[str, str] = {}
+    found: dict[str, Statement] = {}
+    known: dict[str, Statement] = {}
+    present = []
+    for name in theorems:
+        file, theorem = name.split(".", 1)
+        if states(source(file, folder), theorem):
+            present.append(name)
+        else:
+            failures[name] = f"{file}.v states no theorem {theorem}"
+    _ask(present, [], found, failures, tool, folder, build)
+    asked: set[str] = set()
+    while wanted := sorted({*definitions, *_mentioned((*found.values(), *known.values()))} - asked):
+        asked |= set(wanted)
+        _ask([], wanted, known, failures, tool, folder, build)
+        definitions = ()
+    return Audit(found, known, failures)
+
+
+def _mentioned(statements: Iterable[Statement]) -> set[str]:
+    return {name for statement in statements for name in statement.names}
+
+
+def _ask(
+    theorems: Sequence[str], definitions: Sequence[str], found: dict[str, Statement], failures: dict[str, str],
+    tool: Toolchain, folder: Path, build: Path,
+) -> None:  # fmt: skip
+    """One question about all of them; when the compiler refuses it, the halves, down to the one that it refuses."""
+    names = [*theorems, *definitions]
+    if not names:
+        return
+    nonce = secrets.token_hex(16)
+    files = sorted({name.split(".", 1)[0] for name in names})
+    write_text(build / "Karat_audit.v", _question(theorems, definitions, files, nonce, folder))
+    output, failure, _ = run_coq(tool, build, "Karat_audit")
+    if failure and len(names) > 1:
+        middle = len(names) // 2
+        for part in (names[:middle], names[middle:]):
+            _ask([n for n in part if n in theorems], [n for n in part if n in definitions], found, failures, tool,
+                 folder, build)  # fmt: skip
+        return
+    if failure:
+        failures[names[0]] = f"the audit of {names[0]} fails: {failure}"
+        return
+    answers = _answers(output, nonce)
+    projects = sorted({other for file in files for other in closure(file, folder)})
+    for name in names:
+        found[name] = _statement(name, name in theorems, answers, projects)
+
+
+def _question(
+    theorems: Sequence[str], definitions: Sequence[str], files: Sequence[str], nonce: str, folder: Path
+) -> str:
+    lines = [PRELUDE.format(required=f"From Karat Require {' '.join(files)}.")]
+
+    def marker(kind: str, name: str) -> None:
+        lines.append(f'Goal True. idtac "{nonce} {kind} {name}". Abort.')
+
+    for name in theorems:
+        marker("text", name)
+        lines.append(f"Check @{name}.")
+        marker("complete", name)
+        lines.append(f"Set Printing All. Check @{name}. Unset Printing All.")
+        marker("axioms", name)
+        lines.append(f"Print Assumptions {name}.")
+        file, theorem = name.split(".", 1)
+        companion = states(source(file, folder), f"{theorem}_satisfiable")
+        marker("premises", name)
+        shown = f'first [ let p := constr:(@{name}_satisfiable : P) in idtac "{SHOWN}" | idtac "{NOT_SHOWN}" ]'
+        lines.append(
+            f"Goal True. let T := type of @{name} in let P := premises T in lazymatch P with "
+            f'| True => idtac "{NO_PREMISE}" | _ => {shown if companion else f"idtac {chr(34)}{NOT_SHOWN}{chr(34)}"} end. Abort.'
+        )
+        if companion:
+            marker("companion", name)
+            lines.append(f"Print Assumptions {name}_satisfiable.")
+    for name in definitions:
+        marker("text", name)
+        lines.append(f"Print {name}.")
+        marker("complete", name)
+        lines.append(f"Set Printing All. Print {name}. Unset Printing All.")
+    marker("end", "of the audit")
+    return "\n".join(lines) + "\n"
+
+
+def _answers(output: str, nonce: str) -> dict[tuple[str, str], str]:
+    """(kind, name) -> what the compiler printed between this marker and the next."""
+    parts = re.split(rf"(?m)^{nonce} (\w+) (.*)$", output)
+    return {(parts[k], parts[k + 1]): parts[k + 2].strip("\n") for k in range(1, len(parts) - 2, 3)}
+
+
+def _statement(name: str, theorem: bool, answers: Mapping[tuple[str, str], str], projects: Sequence[str]) -> Statement:
+    read = statement_of if theorem else definition_of
+    text, complete = read(answers["text", name]), read(answers["complete", name])
+    mentioned = frozenset(m[0] for m in re.finditer(rf"(?<![\w'.])(?:{'|'.join(projects)})\.[\w']+", complete))
+    digest = hashlib.sha256(complete.encode()).hexdigest()
+    if not theorem:
+        return Statement(text, digest, mentioned - {name})
+    companion = answers.get(("companion", name))
+    return Statement(
+        text=text,
+        complete=digest,
+        names=mentioned - {name},
+        axioms=assumptions_of(answers["axioms", name]),
+        premises=flat(answers["premises", name]),
+        companion=assumptions_of(companion) if companion is not None else Assumptions({}, ()),
+    )
+
+
+# -- what is pinned ---------------------------------------------------------------------------------------------------
+
+
+def write_pins(statements: Mapping[str, Statement], folder: Path = FOLDER) -> list[Path]:
+    """Pins these statements: a record for each file that states one of them, in the order of names."""
+    written = []
+    for file in sorted({name.split(".", 1)[0] for name in statements}):
+        here = {name.split(".", 1)[1]: s for name, s in sorted(statements.items()) if name.startswith(f"{file}.")}
+        lines = [f"# What {file}.v states, as the compiler prints it; complete: SHA-256 with nothing left implicit."]
+        for name, statement in here.items():
+            quoted = statement.text.replace("\\", "\\\\").replace('"', '\\"')
+            lines += ["", f'["{name}"]', f'text = "{quoted}"', f'complete = "{statement.complete}"']
+        path = pinned_path(file, folder)
+        write_text(path, "\n".join(lines) + "\n")
+        written.append(path)
+    return written
+
+
+def difference(name: str, was: str, now: str) -> str:
+    """A statement as it was pinned and as it is, told apart word by word."""
+    if not was:
+        return f"{name}: new\n  + {now}"
+    changes = [w for w in difflib.ndiff(was.split(), now.split()) if w[0] in "+-"]
+    words = " ".join(w[0] + w[2:] for w in changes) or "only what is left implicit"
+    return f"{name}:\n  was {was}\n  is  {now}\n  changed: {words}"
