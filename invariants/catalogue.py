@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 from collections.abc import Iterable
@@ -21,19 +22,32 @@ from karat.invariants.inv09_qk_gain import INVARIANT as QK_GAIN
 from karat.invariants.inv10_asha_rungs import INVARIANT as ASHA_RUNGS
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
 from karat.invariants.plugins import Found, discover
+from karat.invariants.theorems import MODULES
 
-BUILT_IN: tuple[Invariant, ...] = (
-    DESCENT,
-    ASHA_THRESHOLD,
-    GF16_SAFE_DOMAIN,
-    NCA_ENTROPY_BAND,
-    LUCAS_CLOSURE,
-    EMA_DECAY,
-    VICTORY_GATE,
-    LR_BAND,
-    QK_GAIN,
-    ASHA_RUNGS,
-    MHC_DOUBLY_STOCHASTIC,
+
+def _with_theorems(invariant: Invariant) -> Invariant:
+    """The invariant with its theorems in Coq behind what its own file states."""
+    theorems = MODULES[invariant.id].THEOREMS if invariant.id in MODULES else ()
+    return dataclasses.replace(invariant, obligations=(*invariant.obligations, *theorems))
+
+
+BUILT_IN: tuple[Invariant, ...] = tuple(
+    map(
+        _with_theorems,
+        (
+            DESCENT,
+            ASHA_THRESHOLD,
+            GF16_SAFE_DOMAIN,
+            NCA_ENTROPY_BAND,
+            LUCAS_CLOSURE,
+            EMA_DECAY,
+            VICTORY_GATE,
+            LR_BAND,
+            QK_GAIN,
+            ASHA_RUNGS,
+            MHC_DOUBLY_STOCHASTIC,
+        ),
+    )
 )
 
 

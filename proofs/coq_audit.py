@@ -46,14 +46,14 @@ NO_PREMISE, SHOWN, NOT_SHOWN = "none", "shown", "NOT shown"
 @dataclass(frozen=True)
 class Statement:
     """A theorem or definition as the compiler prints it. text: to be read; complete: digest of the text with nothing left
-    out; names: the project's definitions in it; axioms and premises: of a theorem."""
+    out; names: the project's definitions in it; premises: of a theorem; axioms: of all theorems of its file together, with the
+    lemmas that show their hypotheses satisfiable (asking for each alone takes the compiler ten times as long)."""
 
     text: str
     complete: str
     names: frozenset[str] = frozenset()
     axioms: Assumptions = field(default_factory=lambda: Assumptions({}, ()))
     premises: str = NO_PREMISE
-    companion: Assumptions = field(default_factory=lambda: Assumptions({}, ()))
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,11 @@ def _ask(
         failures[names[0]] = f"the audit of {names[0]} fails: {failure}"
         return
     answers = _answers(output, nonce)
+    if len(theorems) > 1 and any(assumptions_of(text).refused for (kind, _), text in answers.items() if kind == "axioms"):
+        for name in theorems:  # some theorem rests on more than it may: which?
+            _ask([name], [], found, failures, tool, folder, build)
+        _ask([], definitions, found, failures, tool, folder, build)
+        return
     projects = sorted({other for file in files for other in closure(file, folder)})
     for name in names:
         found[name] = _statement(name, name in theorems, answers, projects)
@@ -139,8 +144,6 @@ def _question(
         lines.append(f"Check @{name}.")
         marker("complete", name)
         lines.append(f"Set Printing All. Check @{name}. Unset Printing All.")
-        marker("axioms", name)
-        lines.append(f"Print Assumptions {name}.")
         file, theorem = name.split(".", 1)
         companion = states(source(file, folder), f"{theorem}_satisfiable")
         marker("premises", name)
@@ -149,9 +152,14 @@ def _question(
             f"Goal True. let T := type of @{name} in let P := premises T in lazymatch P with "
             f'| True => idtac "{NO_PREMISE}" | _ => {shown if companion else f"idtac {chr(34)}{NOT_SHOWN}{chr(34)}"} end. Abort.'
         )
-        if companion:
-            marker("companion", name)
-            lines.append(f"Print Assumptions {name}_satisfiable.")
+    for place, file in enumerate(files):
+        stated = [name for name in theorems if name.startswith(f"{file}.")]
+        text = source(file, folder)
+        stated += [f"{name}_satisfiable" for name in stated if states(text, f"{name.split('.', 1)[1]}_satisfiable")]
+        if stated:
+            lines.append(f"Definition karat_{place} := ({', '.join(f'@{name}' for name in stated)}).")
+            marker("axioms", file)
+            lines.append(f"Print Assumptions karat_{place}.")
     for name in definitions:
         marker("text", name)
         lines.append(f"Print {name}.")
@@ -174,15 +182,8 @@ def _statement(name: str, theorem: bool, answers: Mapping[tuple[str, str], str],
     digest = hashlib.sha256(complete.encode()).hexdigest()
     if not theorem:
         return Statement(text, digest, mentioned - {name})
-    companion = answers.get(("companion", name))
-    return Statement(
-        text=text,
-        complete=digest,
-        names=mentioned - {name},
-        axioms=assumptions_of(answers["axioms", name]),
-        premises=flat(answers["premises", name]),
-        companion=assumptions_of(companion) if companion is not None else Assumptions({}, ()),
-    )
+    axioms = assumptions_of(answers["axioms", name.split(".", 1)[0]])
+    return Statement(text, digest, mentioned - {name}, axioms, flat(answers["premises", name]))
 
 
 # -- what is pinned ---------------------------------------------------------------------------------------------------

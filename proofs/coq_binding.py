@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from karat.core.obligation import Counterpart
+from karat.core.provenance import qualified_name
 from karat.core.report import write_text
 from karat.proofs.coq_build import BUILD, Toolchain, run_coq
 from karat.proofs.coq_text import value_of
@@ -64,8 +65,13 @@ def points_of(counterpart: Counterpart) -> list[Mapping[str, Any]]:
     return [counterpart.sample(random) for _ in range(counterpart.points)]
 
 
+def tie(one: Counterpart) -> str:
+    """`INV08_lr_band.wsd is core.formulas.schedule.wsd`: a definition may stand for a formula and for a guard's margin."""
+    return f"{one.definition} is {qualified_name(one.function)}"
+
+
 def compare(counterparts: Sequence[Counterpart], tool: Toolchain, build: Path = BUILD) -> dict[str, str]:
-    """Definition -> the first point at which it is not what the running function gives, or nothing, each in words."""
+    """Tie -> the first point at which the definition is not what the running function gives, in words, or nothing."""
     failures: dict[str, str] = {}
     if not counterparts:
         return failures
@@ -87,12 +93,12 @@ def compare(counterparts: Sequence[Counterpart], tool: Toolchain, build: Path = 
     output, failure, _ = run_coq(tool, build, "Karat_points")
     if failure:
         if len(counterparts) == 1:
-            return {counterparts[0].definition: f"cannot be evaluated: {failure}"}
+            return {tie(counterparts[0]): f"cannot be evaluated: {failure}"}
         middle = len(counterparts) // 2
         return compare(counterparts[:middle], tool, build) | compare(counterparts[middle:], tool, build)
     parts = output.split(nonce)
     for place, (one, drawn) in enumerate(zip(counterparts, points, strict=True)):
-        failures[one.definition] = _first_difference(one, drawn, parts[place + 1].split("\n", 1)[1])
+        failures[tie(one)] = _first_difference(one, drawn, parts[place + 1].split("\n", 1)[1])
     return failures
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from karat.core.errors import KaratError
-from karat.core.formulas import anchors, halving, lucas
+from karat.core.formulas import anchors, gf16, halving, lucas
 from karat.core.golden import Golden
 from karat.core.report import write_text
 from karat.invariants import inv02_asha_threshold as inv02
@@ -34,16 +34,22 @@ def constants() -> dict[str, tuple[str, Any]]:
         "furthest": ("core.formulas.anchors.FURTHEST", anchors.FURTHEST),
         "lucas_start": ("core.formulas.lucas.START", lucas.START),
         "half_ulp": ("core.formulas.lucas.HALF_ULP", lucas.HALF_ULP),
+        "gf16_infinity_code": ("core.formulas.gf16.INFINITY_CODE", gf16.INFINITY_CODE),
+        "gf16_max_finite": ("core.formulas.gf16.MAX_FINITE", gf16.MAX_FINITE),
+        "gf16_overflow": ("core.formulas.gf16.OVERFLOW", gf16.OVERFLOW),
+        "gf16_min_normal": ("core.formulas.gf16.MIN_NORMAL", gf16.MIN_NORMAL),
+        "gf16_unit_roundoff": ("core.formulas.gf16.UNIT_ROUNDOFF", gf16.UNIT_ROUNDOFF),
         "eta": ("core.formulas.halving.ETA", halving.ETA),
-        "certificate_threshold": ("invariants.inv02_asha_threshold", inv02.DEFAULT.threshold),
-        "certificate_target": ("invariants.inv02_asha_threshold", inv02.DEFAULT.target),
-        "certificate_gap": ("invariants.inv02_asha_threshold", inv02.DEFAULT.gap),
+        "certificate_threshold": ("invariants.inv02_asha_threshold", inv02.Certificate().threshold),
+        "certificate_target": ("invariants.inv02_asha_threshold", inv02.Certificate().target),
+        "certificate_gap": ("invariants.inv02_asha_threshold", inv02.Certificate().gap),
         "entropy_states": ("invariants.inv04_nca_entropy_band.STATES", inv04.STATES),
         "entropy_low": ("invariants.inv04_nca_entropy_band", inv04.DEFAULT.low),
         "entropy_high": ("invariants.inv04_nca_entropy_band", inv04.DEFAULT.high),
         "ema_start": ("invariants.inv06_ema_decay", inv06.DEFAULT.start),
         "ema_end": ("invariants.inv06_ema_decay", inv06.DEFAULT.end),
         "victory_target": ("invariants.inv07_victory_gate", inv07.DEFAULT.target),
+        "victory_largest_alpha": ("invariants.inv07_victory_gate.LARGEST_ALPHA", inv07.LARGEST_ALPHA),
         "victory_alpha": ("invariants.inv07_victory_gate", inv07.DEFAULT.alpha),
         "band_n": ("invariants.inv08_lr_band", inv08.DEFAULT.n),
         "band_k": ("invariants.inv08_lr_band", inv08.DEFAULT.k),

@@ -33,7 +33,7 @@ from karat.core.provenance import qualified_name
 from karat.invariants.catalogue import find
 from karat.invariants.coq_sources import FOLDER, closure, pinned, source
 from karat.proofs.coq_audit import NO_PREMISE, SHOWN, Audit, Statement, audit, difference, write_pins
-from karat.proofs.coq_binding import compare
+from karat.proofs.coq_binding import compare, tie
 from karat.proofs.coq_build import BUILD, INSTALL, Compiled, Toolchain, compile_all, toolchain
 from karat.proofs.coq_constants import differences
 from karat.proofs.coq_text import forbidden
@@ -103,7 +103,7 @@ def inquire(theorems: Sequence[Theorem], jobs: int, tool: Toolchain, folder: Pat
     definitions = [name for name in pins if name not in names and name.split(".", 1)[0] in compiled
                    and not compiled[name.split(".", 1)[0]].failure and not _is_theorem(name, folder)]  # fmt: skip
     found = audit(names, definitions, tool, folder, build) if names else Audit({}, {}, {})
-    counterparts = {one.definition: one for theorem in asked for one in theorem.counterparts}
+    counterparts = {tie(one): one for theorem in asked for one in theorem.counterparts}
     usable = [one for one in counterparts.values() if one.definition.split(".", 1)[0] in compiled
               and not compiled[one.definition.split(".", 1)[0]].failure]  # fmt: skip
     return Findings(
@@ -161,9 +161,8 @@ def judge(theorem: Theorem, findings: Findings, folder: Path = FOLDER) -> Outcom
     statement = findings.audit.theorems[name]
     if re.search(r"(?:^|, |-> )True$", statement.text):
         return Outcome(Grade.VACUOUS, "its conclusion is True")
-    refused = [*statement.axioms.refused, *(f"the companion's {one}" for one in statement.companion.refused)]
-    if refused:
-        return Outcome(Grade.ERROR, f"rests on more than the standard reals: {'; '.join(refused)}")
+    if statement.axioms.refused:
+        return Outcome(Grade.ERROR, f"rests on more than the standard reals: {'; '.join(statement.axioms.refused)}")
     if statement.premises not in (NO_PREMISE, SHOWN):
         return Outcome(
             Grade.VACUOUS,
@@ -227,11 +226,11 @@ def _mentioned(rests_on: Mapping[str, Statement], statement: Statement) -> set[s
 def _drifted(theorem: Theorem, rests_on: Mapping[str, Statement], findings: Findings) -> str:
     for one in theorem.counterparts:
         if one.definition not in rests_on:
-            return f"{one.definition} is said to stand for {qualified_name(one.function)}, but the statement does not rest on it"
-        if one.definition not in findings.drift:
-            return f"{one.definition} was not compared with {qualified_name(one.function)}"
-        if findings.drift[one.definition]:
-            return f"{one.definition} is not {qualified_name(one.function)}: {findings.drift[one.definition]}"
+            return f"it is said that {tie(one)}, but the statement does not rest on it"
+        if tie(one) not in findings.drift:
+            return f"it is said that {tie(one)}, and the two were not compared"
+        if findings.drift[tie(one)]:
+            return f"{one.definition} is NOT {qualified_name(one.function)}: {findings.drift[tie(one)]}"
     return ""
 
 
@@ -255,9 +254,7 @@ def _proved(theorem: Theorem, statement: Statement, findings: Findings) -> Outco
 
 
 def _counterparts(counterparts: Sequence[Counterpart]) -> str:
-    return "; ".join(
-        f"{one.definition} is {qualified_name(one.function)} at {one.points} points" for one in counterparts
-    )
+    return "; ".join(f"{tie(one)} at {one.points} points" for one in counterparts)
 
 
 def accept(
