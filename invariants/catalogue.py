@@ -22,13 +22,12 @@ from karat.invariants.inv09_qk_gain import INVARIANT as QK_GAIN
 from karat.invariants.inv10_asha_rungs import INVARIANT as ASHA_RUNGS
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
 from karat.invariants.plugins import Found, discover
-from karat.invariants.theorems import MODULES
+from karat.invariants.theorems import THEOREMS
 
 
 def _with_theorems(invariant: Invariant) -> Invariant:
     """The invariant with its theorems in Coq behind what its own file states."""
-    theorems = MODULES[invariant.id].THEOREMS if invariant.id in MODULES else ()
-    return dataclasses.replace(invariant, obligations=(*invariant.obligations, *theorems))
+    return dataclasses.replace(invariant, obligations=(*invariant.obligations, *THEOREMS.get(invariant.id, ())))
 
 
 BUILT_IN: tuple[Invariant, ...] = tuple(

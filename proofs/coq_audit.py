@@ -121,7 +121,9 @@ def _ask(
         failures[names[0]] = f"the audit of {names[0]} fails: {failure}"
         return
     answers = _answers(output, nonce)
-    if len(theorems) > 1 and any(assumptions_of(text).refused for (kind, _), text in answers.items() if kind == "axioms"):
+    if len(theorems) > 1 and any(
+        assumptions_of(text).refused for (kind, _), text in answers.items() if kind == "axioms"
+    ):
         for name in theorems:  # some theorem rests on more than it may: which?
             _ask([name], [], found, failures, tool, folder, build)
         _ask([], definitions, found, failures, tool, folder, build)

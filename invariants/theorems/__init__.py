@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from karat.core.obligation import Obligation
+from karat.invariants.theorems import inv01, inv02, inv03, inv04, inv05, inv06, inv07, inv08, inv09, inv10, inv11
 
-from karat.invariants.theorems import inv01, inv02, inv04, inv05, inv07, inv08, inv10, inv11
-
-MODULES: dict[str, Any] = {f"INV-{int(module.__name__[-2:])}": module for module in (inv01, inv02, inv04, inv05, inv07, inv08, inv10, inv11)}
-"""Invariant id -> the module of its THEOREMS."""
+_MODULES = (inv01, inv02, inv03, inv04, inv05, inv06, inv07, inv08, inv09, inv10, inv11)
+THEOREMS: dict[str, tuple[Obligation, ...]] = {
+    f"INV-{number}": module.THEOREMS for number, module in enumerate(_MODULES, start=1)
+}
+"""Invariant id -> its theorems."""

@@ -62,11 +62,6 @@ def _watched(v: Mapping[str, Any]) -> Any:
     return inv01.margin({name: v[name] for name in OBSERVED}, inv01.Windows(v["window"], v["z"], v["tolerance"]))
 
 
-_RISE_TERM = (
-    f"parts ({FILE}.rise_margin (K := on_Q) ({{early_mean}}, {{early_variance}}) ({{late_mean}}, {{late_variance}}) "
-    "(of_Z {window}) (of_Z {z}) {tolerance})"
-)
-
 STEP = Counterpart(
     f"{FILE}.gradient_step", descent.gradient_step,
     f"map parts (vector (K := on_Q) (length {{point}}) ({FILE}.gradient_step (K := on_Q) "
@@ -94,8 +89,18 @@ VARIANCE = Counterpart(
     f"parts ({FILE}.window_variance (K := on_Q) (length {{losses}}) (at_place (K := on_Q) {{losses}}))",
     _sample_window, run=lambda v: descent.window_variance(v["losses"]),
 )  # fmt: skip
-RISE = Counterpart(f"{FILE}.rise_margin", descent.rise_margin, _RISE_TERM, _sample_rise, run=_rise)
-WATCHED = Counterpart(f"{FILE}.rise_margin", inv01.margin, _RISE_TERM, _sample_rise, run=_watched)
+RISE = Counterpart(
+    f"{FILE}.rise_margin", descent.rise_margin,
+    f"parts ({FILE}.rise_margin (K := on_Q) ({{early_mean}}, {{early_variance}}) ({{late_mean}}, {{late_variance}}) "
+    "(of_Z {window}) (of_Z {z}) {tolerance})",
+    _sample_rise, run=_rise,
+)  # fmt: skip
+MARGIN = Counterpart(
+    f"{FILE}.margin", inv01.margin,
+    f"parts ({FILE}.margin (K := on_Q) {{early_mean}} {{early_variance}} {{late_mean}} {{late_variance}} "
+    "(of_Z {window}) (of_Z {z}) {tolerance})",
+    _sample_rise, run=_watched,
+)  # fmt: skip
 
 _STEP = (descent.gradient_step, descent.smooth_bound)
 _DESCENT = (*_STEP, descent.guaranteed_descent)
@@ -130,5 +135,5 @@ THEOREMS: tuple[Obligation, ...] = (
             theorem="variance_nonneg", counterparts=(VARIANCE,)),
     Theorem("INV-1.coq-margin", "the margin is >= 0 exactly where the rise is at most sqrt(z^2 (variances)/window + "
             "tolerance^2)", (descent.rise_margin, inv01.margin), file=FILE, theorem="margin_is_the_rise",
-            counterparts=(RISE, WATCHED)),
+            counterparts=(RISE, MARGIN)),
 )  # fmt: skip

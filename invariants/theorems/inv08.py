@@ -15,14 +15,14 @@ from karat.invariants import inv08_lr_band
 
 
 class _ParabolaForCosine(FloatOps):
-    """A rational stand-in for cos(pi x), equal on both sides of a comparison: 1 - 3 x^2, which leaves [-1, 1] too."""
+    """A rational stand-in for cos(pi x), the same in Coq: 2 - 3 x^2, outside [-1, 1] at both ends, where the clamp acts."""
 
     def cospi(self, x: Number) -> Number:
-        return 1 - 3 * x * x
+        return 2 - 3 * x * x
 
 
 _PARABOLA = _ParabolaForCosine()
-_COSPI = "(fun t : on_Q => (one - of_Z 3 * t * t)%K)"
+_COSPI = "(fun t : on_Q => (of_Z 2 - of_Z 3 * t * t)%K)"
 
 
 def _clamp_point(random: Random) -> dict[str, Any]:
@@ -226,7 +226,7 @@ THEOREMS: tuple[Obligation, ...] = (
     Theorem("INV-8.coq-one-nearest", "every positive real rate has exactly one nearest anchor", (anchors.is_nearest,),
             file=_ANCHORS, theorem="one_nearest", counterparts=_NEAREST_PARTS),
     Theorem("INV-8.coq-nearest-found", "for every positive real rate the search finds n iff n is the nearest anchor and "
-            "|n| <= 80", (anchors.nearest_anchor,), file=_ANCHORS, theorem="nearest_anchor_found",
+            f"|n| <= {anchors.FURTHEST}", (anchors.nearest_anchor,), file=_ANCHORS, theorem="nearest_anchor_found",
             counterparts=(*_NEAREST_PARTS, _SEARCH)),
     Theorem("INV-8.coq-nearest", "the nearest anchor is within a factor sqrt(phi) of the rate, for every positive real rate",
             (anchors.is_nearest,), file=_ANCHORS, theorem="nearest_is_near", counterparts=_NEAREST_PARTS),

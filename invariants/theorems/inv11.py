@@ -14,6 +14,7 @@ from typing import Any
 
 from karat.core.formulas import birkhoff
 from karat.core.obligation import Counterpart, Obligation, Theorem
+from karat.core.ops import FLOAT
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
 
 Rows = list[list[Fraction]]
@@ -118,7 +119,7 @@ def _running_margin(v: Values) -> Any:
 
 def _running_bound(v: Values) -> Any:
     tolerance = inv11.Tolerance(residual=v["tolerance_residual"], spread=v["tolerance_spread"])
-    return inv11.nearest_bound(v["residual"], v["gain"], v["spread"], v["most_gain"], tolerance, inv11.FLOAT)
+    return inv11.nearest_bound(v["residual"], v["gain"], v["spread"], v["most_gain"], tolerance, FLOAT)
 
 
 def _permutation_matrix(order: Sequence[int]) -> Any:

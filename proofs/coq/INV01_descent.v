@@ -28,13 +28,17 @@ Definition window_variance (n : nat) (losses : nat -> K) : K :=
 Definition rise_margin (early late : K * K) (window z tolerance : K) : K :=
   let rise := fst late - fst early in
   z * z * (snd early + snd late) / window + tolerance * tolerance - rise * absolute rise.
+
+(** What the guard watches. *)
+Definition margin (early_mean early_variance late_mean late_variance window z tolerance : K) : K :=
+  rise_margin (early_mean, early_variance) (late_mean, late_variance) window z tolerance.
 End Formulas.
 
 Local Open Scope R_scope.
 
-Notation point := (nat -> R).
-Notation step := (gradient_step (K := on_R)).
-Notation descent := (guaranteed_descent (K := on_R)).
+Local Notation point := (nat -> R).
+Local Notation step := (gradient_step (K := on_R)).
+Local Notation descent := (guaranteed_descent (K := on_R)).
 Definition square (n : nat) (x : point) : R := total n (fun i => x i * x i).
 
 (** f is L-smooth with gradient g: it lies below its quadratic bound, from every point to every other. *)
@@ -252,13 +256,13 @@ Lemma variance_nonneg_satisfiable : exists (n : nat) (losses : nat -> R), (2 <= 
 Proof. exact variance_is_satisfiable. Qed.
 
 (** The margin is >= 0 exactly where the rise is at most sqrt(z^2 standard errors^2 + tolerance^2). *)
-Theorem margin_is_the_rise (early late : R * R) (window z tolerance : R) :
-  0 < window -> 0 <= snd early + snd late ->
-  (0 <= rise_margin (K := on_R) early late window z tolerance <->
-   fst late - fst early <= sqrt (z ^ 2 * ((snd early + snd late) / window) + tolerance ^ 2)).
+Theorem margin_is_the_rise (early_mean early_variance late_mean late_variance window z tolerance : R) :
+  0 < window -> 0 <= early_variance + late_variance ->
+  (0 <= margin (K := on_R) early_mean early_variance late_mean late_variance window z tolerance <->
+   late_mean - early_mean <= sqrt (z ^ 2 * ((early_variance + late_variance) / window) + tolerance ^ 2)).
 Proof.
-  intros W V. unfold rise_margin. rewrite absolute_Rabs. simpl.
-  set (rise := fst late - fst early). set (v := snd early + snd late) in *.
+  intros W V. unfold margin, rise_margin. rewrite absolute_Rabs. simpl.
+  set (rise := late_mean - early_mean). set (v := early_variance + late_variance) in *.
   replace (z * z * v / window) with (z ^ 2 * (v / window)) by (field; lra).
   replace (z * (z * 1)) with (z ^ 2) by ring. replace (tolerance * (tolerance * 1)) with (tolerance * tolerance) by ring.
   assert (0 <= v / window) by (apply Rle_mult_inv_pos; assumption).
@@ -268,6 +272,7 @@ Proof.
   destruct (Rle_lt_dec rise 0) as [N|N]; [rewrite Rabs_left1 by exact N | rewrite Rabs_right by lra]; split; intro; nra.
 Qed.
 
-Lemma margin_is_the_rise_satisfiable : exists (early late : R * R) (window z tolerance : R),
-  0 < window /\ 0 <= snd early + snd late.
-Proof. exists (3, 1), (2, 1), 60, 6, (1 / 20). simpl. lra. Qed.
+Lemma margin_is_the_rise_satisfiable :
+  exists early_mean early_variance late_mean late_variance window z tolerance : R,
+  0 < window /\ 0 <= early_variance + late_variance.
+Proof. exists 3, 1, 2, 1, 60, 6, (1 / 20). lra. Qed.

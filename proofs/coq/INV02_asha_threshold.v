@@ -107,7 +107,8 @@ Theorem no_gap_no_threshold : forall (threshold target : R) (rung last : nat), (
 Proof.
   intros threshold target rung last H. set (gap := Rmax 0 (threshold - target + 1)).
   pose proof (Rmax_l 0 (threshold - target + 1)). pose proof (Rmax_r 0 (threshold - target + 1)).
-  destruct (certificate_is_necessary threshold target gap rung last) as [curve [T [_ [N P]]]]; unfold gap; try lra; try exact H.
+  destruct (certificate_is_necessary threshold target gap rung last) as [curve [T [_ [N P]]]];
+    unfold gap; try lra; try exact H.
   exists curve. split; [exact T|]. split; [exact N | exact P].
 Qed.
 

@@ -20,7 +20,7 @@ Local Open Scope R_scope.
 
 (** Coq's ln 0 is 0; the product is 0 there whatever it were. *)
 Definition xlogx (p : R) : R := p * ln p.
-Notation entropy := (entropy_nats (K := on_R) xlogx).
+Local Notation entropy := (entropy_nats (K := on_R) xlogx).
 
 Lemma ln_below (x : R) : 0 < x -> ln x <= x - 1.
 Proof. intro H. pose proof (exp_ineq1_le (ln x)) as E. rewrite exp_ln in E by exact H. lra. Qed.

@@ -69,9 +69,11 @@ Proof.
   pose proof (root_positive t) as P. pose proof (root_squared t) as S.
   set (w := fun x => sqrt (2 + x ^ 2)).
   assert (D : derivable_pt_lim w t (t / sqrt (2 + t ^ 2))).
-  { replace (t / sqrt (2 + t ^ 2)) with (/ (2 * sqrt (2 + t ^ 2)) * (0 + INR 2 * t ^ Nat.pred 2)) by (simpl; field; simpl in P; lra).
+  { replace (t / sqrt (2 + t ^ 2)) with (/ (2 * sqrt (2 + t ^ 2)) * (0 + INR 2 * t ^ Nat.pred 2))
+      by (simpl; field; simpl in P; lra).
     apply (derivable_pt_lim_comp (fun x => 2 + x ^ 2) sqrt).
-    - apply (derivable_pt_lim_plus (fun _ => 2) (fun x => x ^ 2)); [apply derivable_pt_lim_const | apply derivable_pt_lim_pow].
+    - apply (derivable_pt_lim_plus (fun _ => 2) (fun x => x ^ 2));
+        [apply derivable_pt_lim_const | apply derivable_pt_lim_pow].
     - apply derivable_pt_lim_sqrt. nra. }
   assert (Q : derivable_pt_lim (fun x => x / w x) t ((1 * w t - t / sqrt (2 + t ^ 2) * t) / Rsqr (w t))).
   { apply (derivable_pt_lim_div (fun x => x) w); [apply derivable_pt_lim_id | exact D | unfold w; lra]. }
@@ -230,19 +232,23 @@ Proof.
   nra.
 Qed.
 
+Lemma gate_turned (a b c target alpha : R) :
+  gate_margin (K := on_R) a b c target alpha = gate_margin (K := on_R) b c a target alpha.
+Proof.
+  unfold gate_margin. rewrite !scatter_is, !lead_is.
+  replace (mean b c a) with (mean a b c) by (unfold mean; lra).
+  replace (variance b c a) with (variance a b c) by (unfold variance, mean; lra). reflexivity.
+Qed.
+
 (** Where the gate is met each of the three runs is below the target, at every level alpha with
     alpha (1 - alpha) <= 1/12, that is up to 1/2 - 1/sqrt 6 = 0.0917… *)
 Theorem met_means_all_below (a b c target alpha : R) : 0 <= alpha * (1 - alpha) <= / 12 ->
   0 <= gate_margin (K := on_R) a b c target alpha -> a < target /\ b < target /\ c < target.
 Proof.
-  intros H G. assert (R1 : gate_margin (K := on_R) b c a target alpha = gate_margin (K := on_R) a b c target alpha).
-  { unfold gate_margin. replace (scatter (K := on_R) b c a) with (scatter (K := on_R) a b c) by (rewrite !scatter_is; unfold variance, mean; lra).
-    replace (lead (K := on_R) b c a target) with (lead (K := on_R) a b c target) by (rewrite !lead_is; unfold mean; lra). reflexivity. }
-  assert (R2 : gate_margin (K := on_R) c a b target alpha = gate_margin (K := on_R) a b c target alpha).
-  { unfold gate_margin. replace (scatter (K := on_R) c a b) with (scatter (K := on_R) a b c) by (rewrite !scatter_is; unfold variance, mean; lra).
-    replace (lead (K := on_R) c a b target) with (lead (K := on_R) a b c target) by (rewrite !lead_is; unfold mean; lra). reflexivity. }
-  repeat split; [apply (run_below a b c target alpha) | apply (run_below b c a target alpha) | apply (run_below c a b target alpha)];
-    rewrite ?R1, ?R2; assumption.
+  intros H G. repeat split.
+  - apply (run_below a b c target alpha H G).
+  - rewrite gate_turned in G. apply (run_below b c a target alpha H G).
+  - rewrite <- gate_turned in G. apply (run_below c a b target alpha H G).
 Qed.
 
 Lemma gate_at_known (alpha : R) : 1 / 100 <= alpha <= 1 / 2 ->
@@ -285,7 +291,8 @@ Theorem lowering_all_keeps_the_gate (a b c target alpha less : R) : 0 <= alpha <
 Proof.
   intros H B G. apply gate_met in G. apply gate_met. rewrite !scatter_is, !lead_is, !significance_is in *.
   replace (variance (a - less) (b - less) (c - less)) with (variance a b c) by (unfold variance, mean; field).
-  replace (3 * (target - mean (a - less) (b - less) (c - less))) with (3 * (target - mean a b c) + 3 * less) by (unfold mean; field).
+  replace (3 * (target - mean (a - less) (b - less) (c - less))) with (3 * (target - mean a b c) + 3 * less)
+    by (unfold mean; field).
   destruct G as [V S]. split; [exact V|]. set (l := 3 * (target - mean a b c)) in *. clearbody l.
   assert (M : l * Rabs l <= (l + 3 * less) * Rabs (l + 3 * less)).
   { unfold Rabs. destruct (Rcase_abs l), (Rcase_abs (l + 3 * less)); nra. }

@@ -129,7 +129,8 @@ Qed.
     within the tolerance that the guard allows. *)
 Theorem gain_within_tolerance : forall (n : nat) (first : nat -> nat -> R) (rest : list (nat -> nat -> R)) (g r : R),
   0 <= r ->
-  Forall (fun M => (forall i j, (i < n)%nat -> (j < n)%nat -> 0 <= M i j) /\ residual (K := on_R) n M <= r) (first :: rest) ->
+  Forall (fun M => (forall i j, (i < n)%nat -> (j < n)%nat -> 0 <= M i j) /\ residual (K := on_R) n M <= r)
+    (first :: rest) ->
   INR (length (first :: rest)) * r <= 1 ->
   gain (K := on_R) n (composite (K := on_R) n first rest)
   <= 1 + gain_tolerance (K := on_R) (length (first :: rest)) g r.
@@ -150,7 +151,8 @@ Qed.
 Lemma gain_within_tolerance_satisfiable :
   exists (n : nat) (first : nat -> nat -> R) (rest : list (nat -> nat -> R)) (g r : R),
   0 <= r /\
-  Forall (fun M => (forall i j, (i < n)%nat -> (j < n)%nat -> 0 <= M i j) /\ residual (K := on_R) n M <= r) (first :: rest) /\
+  Forall (fun M => (forall i j, (i < n)%nat -> (j < n)%nat -> 0 <= M i j) /\ residual (K := on_R) n M <= r)
+    (first :: rest) /\
   INR (length (first :: rest)) * r <= 1.
 Proof.
   exists 2%nat, (fun _ _ => / 2), [(fun _ _ => / 2)], 0, (/ 2).

@@ -10,7 +10,8 @@ Local Open Scope R_scope.
 
 Lemma largest_bound (l : list R) (c : R) : l <> [] -> (largest (K := on_R) l <= c <-> forall x, In x l -> x <= c).
 Proof.
-  destruct l as [|a l]; [congruence|]. intros _. change (largest (K := on_R) (a :: l)) with (fold_left (maximum (K := on_R)) l a).
+  destruct l as [|a l]; [congruence|]. intros _.
+  change (largest (K := on_R) (a :: l)) with (fold_left (maximum (K := on_R)) l a).
   revert a. induction l as [|b l IH]; intro a; simpl fold_left.
   - split; [intros H x [<-|[]]; exact H | intro H; apply H; now left].
   - rewrite IH, maximum_Rmax. split.
