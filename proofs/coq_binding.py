@@ -79,7 +79,7 @@ def compare(counterparts: Sequence[Counterpart], tool: Toolchain, build: Path = 
     nonce = secrets.token_hex(16)
     files = sorted({one.definition.split(".", 1)[0] for one in counterparts})
     lines = [
-        "Require Import List ZArith QArith.",
+        "Require Import List ZArith QArith. Import ListNotations.",
         f"From Karat Require {' '.join(files)}.",
         "From Karat Require Import Carrier.",
         "Set Printing Width 100000. Set Printing Depth 1000000. Open Scope Z_scope.",

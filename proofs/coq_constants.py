@@ -22,6 +22,7 @@ from karat.invariants import inv04_nca_entropy_band as inv04
 from karat.invariants import inv06_ema_decay as inv06
 from karat.invariants import inv07_victory_gate as inv07
 from karat.invariants import inv08_lr_band as inv08
+from karat.invariants import inv09_qk_gain as inv09
 from karat.invariants.coq_sources import FOLDER
 
 FILE = "Constants"
@@ -52,6 +53,8 @@ def constants() -> dict[str, tuple[str, Any]]:
         "victory_largest_alpha": ("invariants.inv07_victory_gate.LARGEST_ALPHA", inv07.LARGEST_ALPHA),
         "victory_alpha": ("invariants.inv07_victory_gate", inv07.DEFAULT.alpha),
         "band_n": ("invariants.inv08_lr_band", inv08.DEFAULT.n),
+        "qk_gain_low": ("invariants.inv09_qk_gain.DEFAULT.ends[0]", Fraction(inv09.DEFAULT.ends[0])),
+        "qk_gain_high": ("invariants.inv09_qk_gain.DEFAULT.ends[1]", Fraction(inv09.DEFAULT.ends[1])),
         "band_k": ("invariants.inv08_lr_band", inv08.DEFAULT.k),
     }
 

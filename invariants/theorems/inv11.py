@@ -247,6 +247,9 @@ THEOREMS: tuple[Obligation, ...] = (
             "every n", (birkhoff.residual,), file=_GUARD, theorem="residual_zero", counterparts=(RESIDUAL,)),
     Theorem("INV-11.coq-gain-product", "the running gain of a product is at most the product of the gains, for every n",
             (birkhoff.gain, birkhoff.matmul), file=_GUARD, theorem="gain_of_product", counterparts=(GAIN, MATMUL)),
+    Theorem("INV-11.coq-gain-residual", "a matrix of any size whose running residual is at most r has a running gain of at "
+            "most 1 + (2n + 1) r", (birkhoff.gain, birkhoff.residual), file=_GUARD, theorem="gain_within_residual",
+            counterparts=(GAIN, RESIDUAL)),
     Theorem("INV-11.coq-gain-tolerance", "for matrices with entries >= 0 and residuals <= r, as many as have count · r <= "
             "1, the gain of the product is within the tolerance of the guard",
             (birkhoff.gain, birkhoff.residual, inv11.gain_tolerance), file=_GUARD, theorem="gain_within_tolerance",
@@ -258,6 +261,9 @@ THEOREMS: tuple[Obligation, ...] = (
             "size, with enough spread", _MARGIN, file=_GUARD, theorem="margin_of_doubly_stochastic", counterparts=(MARGIN,)),
     Theorem("INV-11.coq-sinkhorn", "after one Sinkhorn step on an n by n matrix with entries > 0 the columns sum to 1, for "
             "every n", (birkhoff.sinkhorn_step,), file=_SINKHORN, theorem="sinkhorn_columns", counterparts=(SINKHORN,)),
+    Theorem("INV-11.coq-sinkhorn-rows", "there is a 2 by 2 matrix with entries > 0 whose rows do not sum to 1 after a Sinkhorn "
+            "step",
+            (birkhoff.sinkhorn_step,), file=_SINKHORN, theorem="sinkhorn_rows_may_miss", counterparts=(SINKHORN,)),
     Theorem("INV-11.coq-sinkhorn-fixed", "of matrices with entries > 0 a Sinkhorn step leaves exactly the doubly "
             "stochastic ones as they are, for every n", (birkhoff.sinkhorn_step,), file=_SINKHORN,
             theorem="sinkhorn_fixed_points", counterparts=(SINKHORN,)),

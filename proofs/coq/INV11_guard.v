@@ -112,6 +112,27 @@ Proof.
     try (apply Above; assumption); apply Req_le, total_ext; intros j Hj; apply Rabs_pos_eq; auto.
 Qed.
 
+(** Where entries may be negative a residual of at most r allows a gain of 1 + (2n + 1) r. *)
+Theorem gain_within_residual : forall (n : nat) (M : nat -> nat -> R) (r : R),
+  residual (K := on_R) n M <= r -> gain (K := on_R) n M <= 1 + (2 * INR n + 1) * r.
+Proof.
+  intros n M r H. assert (Hr : 0 <= r) by (eapply Rle_trans; [apply residual_nonneg | exact H]).
+  destruct n as [|n]; [change (0 <= 1 + (2 * 0 + 1) * r); lra|]. rewrite residual_bound in H by lia.
+  assert (Size : forall f, (forall j, (j < S n)%nat -> - f j <= r) -> Rabs (total (S n) f - 1) <= r ->
+      total (S n) (fun j => Rabs (f j)) <= 1 + (2 * INR (S n) + 1) * r).
+  { intros f P Near. pose proof (Rle_abs (total (S n) f - 1)).
+    apply Rle_trans with (total (S n) (fun j => f j + 2 * r)).
+    - apply total_le. intros j Hj. specialize (P j Hj). unfold Rabs. destruct (Rcase_abs (f j)); lra.
+    - rewrite total_plus, total_const. change (num on_R) with R in *. lra. }
+  apply gain_bound; [lia|]. intros i Hi. destruct (H i Hi) as (Row & Column & P). split; apply Size; auto.
+  intros j Hj. destruct (H j Hj) as (_ & _ & Q). auto.
+Qed.
+
+Lemma gain_within_residual_satisfiable : exists (n : nat) (M : nat -> nat -> R) (r : R), residual (K := on_R) n M <= r.
+Proof.
+  exists 2%nat, (fun _ _ => / 2), (/ 2). rewrite (proj2 (residual_zero 2 _) average_doubly_stochastic). lra.
+Qed.
+
 (** (1 + r)^k <= 1 + k r + (k r)^2 where k r <= 1. *)
 Lemma power_bound (r : R) (k : nat) : 0 <= r -> INR k * r <= 1 -> (1 + r) ^ k <= 1 + INR k * r + (INR k * r) ^ 2.
 Proof.

@@ -34,6 +34,15 @@ Qed.
 Lemma sinkhorn_columns_satisfiable : exists (n : nat) (M : nat -> nat -> R), positive n M.
 Proof. exists 2%nat, (fun i j => 1 + INR (i + j)). intros i j _ _. pose proof (pos_INR (i + j)). lra. Qed.
 
+(** The rows need not sum to 1 after it: those of 1 2 / 3 5 do not. *)
+Theorem sinkhorn_rows_may_miss : exists M : nat -> nat -> R,
+  positive 2 M /\ forall i, (i < 2)%nat -> total 2 (sinkhorn_step (K := on_R) 2 M i) <> 1.
+Proof.
+  exists (fun i j => match i, j with O, O => 1 | O, _ => 2 | _, O => 3 | _, _ => 5 end). split.
+  - intros [|i] [|j] _ _; lra.
+  - intros [|[|i]] Hi; [| |lia]; unfold sinkhorn_step, divided_rows; simpl; intro H; field_simplify in H; lra.
+Qed.
+
 (** A matrix with entries > 0 is left as it is exactly where it is doubly stochastic. *)
 Theorem sinkhorn_fixed_points : forall (n : nat) (M : nat -> nat -> R),
   positive n M ->
