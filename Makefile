@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test verify verify-slow second-opinion claims fuzz lint format bench
+.PHONY: help setup coq-tools run test verify verify-slow coq accept-coq second-opinion claims fuzz lint format bench
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,6 +22,12 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## create .venv with everything in it
 
+coq-tools:  ## install Coq, which checks the theorems, where apt-get and root are there
+	@if command -v coqc >/dev/null; then coqc --version; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -q && apt-get install -qy --no-install-recommends coq libcoq-flocq; \
+	else echo "install Coq 8.16 or newer with Flocq: apt-get install coq libcoq-flocq, or opam install coq coq-flocq" >&2; exit 2; fi
+
 run: $(READY)  ## train on real text under strict invariants and print the report
 	$(BIN)/trainer run --strict-invariants
 	$(BIN)/trainer report
@@ -35,6 +41,13 @@ verify: $(READY)  ## prove the catalogue: 0 all shown, 1 refuted or violated, 2 
 verify-slow: $(READY)  ## the same with what takes minutes, and a second solver's opinion
 	$(BIN)/python -m karat.proofs.verify --slow
 	$(BIN)/python -m karat.proofs.second_opinion
+	$(BIN)/python -m karat.proofs.theorems --recheck
+
+coq: $(READY)  ## check the theorems in Coq: 0 all proved, 1 refuted or vacuous, 2 cannot judge, or no Coq
+	$(BIN)/python -m karat.proofs.theorems
+
+accept-coq: $(READY)  ## show what the Coq statements of ID say now, and pin them: make accept-coq ID=INV-4
+	$(BIN)/python -m karat.proofs.theorems --accept "$(or $(ID),$(error which invariant? make accept-coq ID=INV-4))"
 
 claims: $(READY)  ## decide every claim of the source documents and write docs/claims.md
 	$(BIN)/python -m karat.proofs.claims --write docs/claims.md

@@ -13,7 +13,9 @@ import difflib
 import hashlib
 import re
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,13 +74,12 @@ def states(text: str, name: str) -> bool:
 
 
 def audit(
-    theorems: Sequence[str], definitions: Iterable[str], tool: Toolchain, folder: Path = FOLDER, build: Path = BUILD
-) -> Audit:
-    """Asks the compiler about theorems, `INV08_lr_band.decay_falls`, and about definitions, and then about every other
-    definition of the project that these rest on."""
+    theorems: Sequence[str], definitions: Iterable[str], tool: Toolchain, jobs: int, folder: Path = FOLDER,
+    build: Path = BUILD,
+) -> Audit:  # fmt: skip
+    """Asks the compiler about theorems, `INV08_lr_band.wsd_never_rises`, and about definitions, and then about every other
+    definition of the project that these rest on; `jobs` questions at a time."""
     failures: dict[str, str] = {}
-    found: dict[str, Statement] = {}
-    known: dict[str, Statement] = {}
     present = []
     for name in theorems:
         file, theorem = name.split(".", 1)
@@ -86,51 +87,69 @@ def audit(
             present.append(name)
         else:
             failures[name] = f"{file}.v states no theorem {theorem}"
-    _ask(present, [], found, failures, tool, folder, build)
-    asked: set[str] = set()
-    while wanted := sorted({*definitions, *_mentioned((*found.values(), *known.values()))} - asked):
+    inquiry = Inquiry(tool, folder, build, {}, failures)
+    parts = [[name for name in present if name.split(".", 1)[0] in files] for files in _shares(present, jobs)]
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        list(pool.map(lambda numbered: inquiry.ask(numbered[1], [], f"Karat_audit_{numbered[0]}"), enumerate(parts)))
+    found = dict(inquiry.found)
+    asked: set[str] = set(found)
+    while wanted := sorted({*definitions, *_mentioned(inquiry.found.values())} - asked):
         asked |= set(wanted)
-        _ask([], wanted, known, failures, tool, folder, build)
+        inquiry.ask([], wanted, "Karat_audit_definitions")
         definitions = ()
+    known = {name: statement for name, statement in inquiry.found.items() if name not in found}
     return Audit(found, known, failures)
+
+
+def _shares(theorems: Sequence[str], jobs: int) -> list[set[str]]:
+    """The files of the theorems in `jobs` shares with about as many theorems each."""
+    shares: list[tuple[int, set[str]]] = [(0, set()) for _ in range(max(1, jobs))]
+    counts = Counter(name.split(".", 1)[0] for name in theorems)
+    for file, count in counts.most_common():
+        k = min(range(len(shares)), key=lambda place: shares[place][0])
+        shares[k] = (shares[k][0] + count, shares[k][1] | {file})
+    return [files for _, files in shares]
 
 
 def _mentioned(statements: Iterable[Statement]) -> set[str]:
     return {name for statement in statements for name in statement.names}
 
 
-def _ask(
-    theorems: Sequence[str], definitions: Sequence[str], found: dict[str, Statement], failures: dict[str, str],
-    tool: Toolchain, folder: Path, build: Path,
-) -> None:  # fmt: skip
-    """One question about all of them; when the compiler refuses it, the halves, down to the one that it refuses."""
-    names = [*theorems, *definitions]
-    if not names:
-        return
-    nonce = secrets.token_hex(16)
-    files = sorted({name.split(".", 1)[0] for name in names})
-    write_text(build / "Karat_audit.v", _question(theorems, definitions, files, nonce, folder))
-    output, failure, _ = run_coq(tool, build, "Karat_audit")
-    if failure and len(names) > 1:
-        middle = len(names) // 2
-        for part in (names[:middle], names[middle:]):
-            _ask([n for n in part if n in theorems], [n for n in part if n in definitions], found, failures, tool,
-                 folder, build)  # fmt: skip
-        return
-    if failure:
-        failures[names[0]] = f"the audit of {names[0]} fails: {failure}"
-        return
-    answers = _answers(output, nonce)
-    if len(theorems) > 1 and any(
-        assumptions_of(text).refused for (kind, _), text in answers.items() if kind == "axioms"
-    ):
-        for name in theorems:  # some theorem rests on more than it may: which?
-            _ask([name], [], found, failures, tool, folder, build)
-        _ask([], definitions, found, failures, tool, folder, build)
-        return
-    projects = sorted({other for file in files for other in closure(file, folder)})
-    for name in names:
-        found[name] = _statement(name, name in theorems, answers, projects)
+@dataclass(frozen=True)
+class Inquiry:
+    """Questions to the compiler, with what was found and what was refused so far."""
+
+    tool: Toolchain
+    folder: Path
+    build: Path
+    found: dict[str, Statement]
+    failures: dict[str, str]
+
+    def ask(self, theorems: Sequence[str], definitions: Sequence[str], called: str) -> None:
+        """One question about all of them; when the compiler refuses it, the halves, down to the one that it refuses."""
+        names = [*theorems, *definitions]
+        if not names:
+            return
+        nonce = secrets.token_hex(16)
+        files = sorted({name.split(".", 1)[0] for name in names})
+        write_text(self.build / f"{called}.v", _question(theorems, definitions, files, nonce, self.folder))
+        output, failure, _ = run_coq(self.tool, self.build, called)
+        if failure and len(names) > 1:
+            middle = len(names) // 2
+            for part in (names[:middle], names[middle:]):
+                self.ask([n for n in part if n in theorems], [n for n in part if n in definitions], called)
+            return
+        if failure:
+            self.failures[names[0]] = f"the audit of {names[0]} fails: {failure}"
+            return
+        answers = _answers(output, nonce)
+        refused = {file for (kind, file), text in answers.items() if kind == "axioms" and assumptions_of(text).refused}
+        suspects = [name for name in theorems if name.split(".", 1)[0] in refused] if len(theorems) > 1 else []
+        projects = sorted({other for file in files for other in closure(file, self.folder)})
+        for name in (name for name in names if name not in suspects):
+            self.found[name] = _statement(name, name in theorems, answers, projects)
+        for name in suspects:  # some theorem of its file rests on more than it may: which?
+            self.ask([name], [], called)
 
 
 def _question(

@@ -1,8 +1,4 @@
-"""Theorems in Coq: compiled, audited, compared with what is pinned and with the running functions.
-
-    python -m karat.proofs.coq_step                     # make coq: 0 all shown, 1 refuted or vacuous, 2 cannot judge
-    python -m karat.proofs.coq_step --accept INV-4      # pin the statements of INV-4 as they are now, and show the changes
-    python -m karat.proofs.coq_step --recheck           # coqchk, an independent checker, over every file: minutes
+"""Theorems in Coq judged: compiled, audited, compared with what is pinned and with the running functions.
 
 A theorem is PROVED when its file and all that it requires compile, contain nothing that could add an axiom, and are about
 the constants of the code; the compiler, asked from a separate file, says that the theorem rests on the axioms of the
@@ -12,25 +8,15 @@ together somewhere; and every definition that stands for a running function give
 
 from __future__ import annotations
 
-import argparse
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from karat.core.errors import KaratError
 from karat.core.evidence import Counterexample, Evidence, Grade
 from karat.core.obligation import Counterpart, Obligation, Theorem
 from karat.core.provenance import qualified_name
-from karat.invariants.catalogue import find
 from karat.invariants.coq_sources import FOLDER, closure, pinned, source
 from karat.proofs.coq_audit import NO_PREMISE, SHOWN, Audit, Statement, audit, difference, write_pins
 from karat.proofs.coq_binding import compare, tie
@@ -38,9 +24,9 @@ from karat.proofs.coq_build import BUILD, INSTALL, Compiled, Toolchain, compile_
 from karat.proofs.coq_constants import differences
 from karat.proofs.coq_text import forbidden
 from karat.proofs.exploration import Outcome
-from karat.proofs.worker import evidence, invariants
+from karat.proofs.worker import evidence
 
-ACCEPT = "python -m karat.proofs.coq_step --accept"
+ACCEPT = "make accept-coq ID="
 
 
 def unavailable() -> Outcome:
@@ -102,7 +88,7 @@ def inquire(theorems: Sequence[Theorem], jobs: int, tool: Toolchain, folder: Pat
     names = list(dict.fromkeys(full_name(theorem) for theorem in asked))
     definitions = [name for name in pins if name not in names and name.split(".", 1)[0] in compiled
                    and not compiled[name.split(".", 1)[0]].failure and not _is_theorem(name, folder)]  # fmt: skip
-    found = audit(names, definitions, tool, folder, build) if names else Audit({}, {}, {})
+    found = audit(names, definitions, tool, jobs, folder, build) if names else Audit({}, {}, {})
     counterparts = {tie(one): one for theorem in asked for one in theorem.counterparts}
     usable = [one for one in counterparts.values() if one.definition.split(".", 1)[0] in compiled
               and not compiled[one.definition.split(".", 1)[0]].failure]  # fmt: skip
@@ -205,7 +191,7 @@ def _closure_of(statement: Statement, audit: Audit) -> dict[str, Statement]:
 
 def _not_pinned(theorem: Theorem, name: str, rests_on: Mapping[str, Statement], findings: Findings) -> str:
     """What is not as it is pinned, or nothing."""
-    accept = f"after a look at it, {ACCEPT} {theorem.invariant}"
+    accept = f"after a look at it, {ACCEPT}{theorem.invariant}"
     for file, why in findings.unreadable.items():
         if file in {theorem.file, *(n.split(".", 1)[0] for n in rests_on)}:
             return f"proofs/coq/expected/{file}.toml cannot be read: {why}"
@@ -268,7 +254,7 @@ def accept(
     broken = [f"{file}.v: {one.failure}" for file, one in compiled.items() if one.failure]
     if broken:
         return broken, False
-    found = audit(list(dict.fromkeys(map(full_name, theorems))), (), tool, folder, build)
+    found = audit(list(dict.fromkeys(map(full_name, theorems))), (), tool, jobs, folder, build)
     statements = dict(found.theorems)
     for statement in found.theorems.values():
         statements |= _closure_of(statement, found)
@@ -293,70 +279,3 @@ def accept(
     if not found.failures:
         write_pins(kept | statements, folder)
     return told, not found.failures
-
-
-def recheck(files: Sequence[str], jobs: int, build: Path = BUILD) -> int:
-    """coqchk over the compiled files: an independent checker of the kernel's work; prints what it says."""
-    names = sorted({name for file in files for name in closure(file)})
-    command = ["coqchk", "-silent", "-o", "-Q", ".", "Karat", *(f"Karat.{name}" for name in names)]
-    return subprocess.run(command, cwd=build, check=False).returncode
-
-
-def show(theorems: Sequence[Theorem], outcomes: Mapping[str, Outcome], console: Console) -> None:
-    """A row per theorem; then what is wrong with those that are not proved."""
-    table = Table(box=None, pad_edge=False)
-    for name, options in (("theorem", {"no_wrap": True}), ("claim", {"ratio": 1}), ("axioms", {}), ("status", {})):
-        table.add_column(name, **options)  # type: ignore[arg-type]
-    for theorem in theorems:
-        outcome = outcomes[theorem.id]
-        style = "green" if outcome.grade is Grade.PROVED else "bold red"
-        axioms = outcome.checks.get("axioms", "")
-        table.add_row(
-            theorem.id, escape(theorem.claim), str(len(axioms.split(", ")) if axioms not in ("", "none") else 0),
-            f"[{style}]{outcome.grade.name}[/]",
-        )  # fmt: skip
-    console.print(table)
-    for theorem in theorems:
-        if outcomes[theorem.id].grade is not Grade.PROVED:
-            console.print(f"\n[bold red]{theorem.id}[/] {outcomes[theorem.id].grade.name}: ", end="", highlight=False)
-            console.print(outcomes[theorem.id].detail, highlight=False, markup=False, soft_wrap=True)
-
-
-def _exit_code(outcomes: Iterable[Outcome]) -> int:
-    grades = [outcome.grade for outcome in outcomes]
-    if any(grade in (Grade.REFUTED, Grade.VACUOUS) for grade in grades):
-        return 1
-    return 0 if all(grade is Grade.PROVED for grade in grades) else 2
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m karat.proofs.coq_step", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", action="append", metavar="INV-8", help="this invariant only (repeatable)")
-    parser.add_argument("--accept", action="append", metavar="INV-4", help="pin its statements as they are now")
-    parser.add_argument("--recheck", action="store_true", help="have coqchk check the compiled files too (minutes)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files at a time")
-    options = parser.parse_args(arguments)
-    try:
-        chosen = [find(id_) for id_ in (options.accept or options.only or ())] or list(invariants())
-    except KaratError as error:
-        print(f"coq: {error}", file=sys.stderr)
-        return error.exit_code
-    theorems = theorems_of(o for invariant in chosen for o in invariant.obligations)
-    console = Console() if sys.stdout.isatty() else Console(width=170)
-    if options.accept:
-        told, done = accept(theorems, options.jobs)
-        console.print("\n".join(told) or "nothing changed", highlight=False, markup=False, soft_wrap=True)
-        return 0 if done else 2
-    outcomes = check(theorems, options.jobs)
-    show(theorems, outcomes, console)
-    proved = sum(outcome.grade is Grade.PROVED for outcome in outcomes.values())
-    console.print(f"\n{proved} of {len(theorems)} theorems proved", highlight=False)
-    code = _exit_code(outcomes.values())
-    if options.recheck and code == 0:
-        code = 0 if recheck([theorem.file for theorem in theorems], options.jobs) == 0 else 2
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
