@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -70,8 +71,17 @@ def tie(one: Counterpart) -> str:
     return f"{one.definition} is {qualified_name(one.function)}"
 
 
-def compare(counterparts: Sequence[Counterpart], tool: Toolchain, build: Path = BUILD) -> dict[str, str]:
+def compare(counterparts: Sequence[Counterpart], tool: Toolchain, jobs: int, build: Path = BUILD) -> dict[str, str]:
     """Tie -> the first point at which the definition is not what the running function gives, in words, or nothing."""
+    shares = [counterparts[k::jobs] for k in range(max(1, jobs))]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        found = pool.map(
+            lambda numbered: _compare(numbered[1], tool, build, f"Karat_points_{numbered[0]}"), enumerate(shares)
+        )
+        return {name: failure for one in found for name, failure in one.items()}
+
+
+def _compare(counterparts: Sequence[Counterpart], tool: Toolchain, build: Path, called: str) -> dict[str, str]:
     failures: dict[str, str] = {}
     if not counterparts:
         return failures
@@ -89,13 +99,15 @@ def compare(counterparts: Sequence[Counterpart], tool: Toolchain, build: Path = 
         lines.append(f'Goal True. idtac "{nonce} {place}". Abort.')
         lines.append(f"Eval vm_compute in (({') :: ('.join(terms)}) :: nil).")
     lines.append(f'Goal True. idtac "{nonce} end". Abort.')
-    write_text(build / "Karat_points.v", "\n".join(lines) + "\n")
-    output, failure, _ = run_coq(tool, build, "Karat_points")
+    write_text(build / f"{called}.v", "\n".join(lines) + "\n")
+    output, failure, _ = run_coq(tool, build, called)
     if failure:
         if len(counterparts) == 1:
             return {tie(counterparts[0]): f"cannot be evaluated: {failure}"}
         middle = len(counterparts) // 2
-        return compare(counterparts[:middle], tool, build) | compare(counterparts[middle:], tool, build)
+        return _compare(counterparts[:middle], tool, build, called) | _compare(
+            counterparts[middle:], tool, build, called
+        )
     parts = output.split(nonce)
     for place, (one, drawn) in enumerate(zip(counterparts, points, strict=True)):
         failures[tie(one)] = _first_difference(one, drawn, parts[place + 1].split("\n", 1)[1])

@@ -60,7 +60,7 @@ class Compiled:
     kept: bool = False
 
 
-def run_coq(tool: Toolchain, folder: Path, name: str, seconds: float = TIME_LIMIT) -> tuple[str, str, float]:
+def run_coq(tool: Toolchain, folder: Path, name: str) -> tuple[str, str, float]:
     """(output, why it failed or nothing, seconds) of the compiler on folder/name.v. What does not end is ended."""
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -69,11 +69,11 @@ def run_coq(tool: Toolchain, folder: Path, name: str, seconds: float = TIME_LIMI
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES)),
     )  # fmt: skip
     try:
-        output, errors = process.communicate(timeout=seconds)
+        output, errors = process.communicate(timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return "", f"does not end within {seconds:.0f} s", time.perf_counter() - start
+        return "", f"does not end within {TIME_LIMIT:.0f} s", time.perf_counter() - start
     taken = time.perf_counter() - start
     if process.returncode == 0:
         return output, "", taken

@@ -99,7 +99,7 @@ def inquire(theorems: Sequence[Theorem], jobs: int, tool: Toolchain, folder: Pat
         pinned=pins,
         unreadable=unreadable,
         constants=differences(folder),
-        drift=compare(usable, tool, build),
+        drift=compare(usable, tool, jobs, build),
         version=tool.version,
     )
 

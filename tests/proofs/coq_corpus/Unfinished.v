@@ -1,0 +1,5 @@
+Require Import Arith.
+Theorem claim : forall n m : nat, n <= m -> n <= S m.
+Proof. Admitted.
+Lemma claim_satisfiable : exists n m : nat, n <= m.
+Proof. exists 0, 1. auto. Qed.
