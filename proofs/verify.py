@@ -155,7 +155,7 @@ def lock_of(
     A slow obligation, or one whose tool is not installed, stays as it was if what it rests on is as it was.
     """
     proofs: dict[str, dict[str, Proof]] = {}
-    for e in (e for e in evidence if e.expected):
+    for e in (e for e in evidence if e.grade is not Grade.UNAVAILABLE):
         proofs.setdefault(e.invariant, {})[e.obligation] = Proof(
             claim=e.claim, engine=e.engine, grade=e.grade.name, about=e.about, assumes=e.assumes, detail=e.detail,
             hypotheses=e.checks.get("hypotheses needed", ""), slow=e.slow,
