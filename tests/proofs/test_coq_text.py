@@ -13,6 +13,7 @@ from karat.proofs.coq_text import (
     value_of,
     without_comments,
 )
+from karat.proofs.theorems import unexpected
 
 WRAPPED = """Axioms:
 ClassicalDedekindReals.sig_not_dec
@@ -130,3 +131,32 @@ def test_sources_may_not_contain_this(text: str) -> None:
 )
 def test_sources_may_contain_this(text: str) -> None:
     assert not forbidden(text)
+
+
+SUMMARY = """
+CONTEXT SUMMARY
+===============
+
+* Theory: Set is predicative
+
+* Axioms:
+    Coq.Logic.FunctionalExtensionality.functional_extensionality_dep
+    Coq.Reals.ClassicalDedekindReals.sig_not_dec
+
+* Constants/Inductives relying on type-in-type: <none>
+
+* Constants/Inductives relying on unsafe (co)fixpoints: <none>
+
+* Inductives whose positivity is assumed: <none>
+"""
+
+
+def test_coqchk_s_summary_is_read() -> None:
+    assert unexpected(SUMMARY) == []
+    assert unexpected(SUMMARY.replace("Coq.Reals.ClassicalDedekindReals", "Karat.A.ClassicalDedekindReals"))
+    assert unexpected(SUMMARY.replace("sig_not_dec", "sig_not_dec\n    Karat.INV08_lr_band.cheat")) == [
+        "Karat.INV08_lr_band.cheat"
+    ]
+    assert unexpected(SUMMARY.replace("fixpoints: <none>", "fixpoints:\n    Karat.A.loop"))
+    assert unexpected(SUMMARY.replace("positivity is assumed: <none>", "positivity is assumed: Karat.A.bad"))
+    assert unexpected("") and unexpected("* Axioms:\n")
