@@ -3,8 +3,8 @@
 The audited files are required, not imported: no notation, tactic or name of theirs is in force when their statements are
 printed, and nothing that they print themselves is read. Each answer stands behind a marker that is drawn anew each time. A
 statement is compared whole, with everything implicit printed, and so is every definition of the project that it rests on.
-That a theorem's hypotheses can hold is asked of Coq too: from the theorem's own type it forms the proposition that
-they hold together somewhere, which the lemma `<theorem>_satisfiable` must prove.
+That a theorem's hypotheses can hold is asked of Coq too: the theorem's own type with the conclusion False must be refuted
+by the values that the lemma `<theorem>_satisfiable` gives.
 """
 
 from __future__ import annotations
@@ -20,28 +20,62 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from karat.core.report import write_text
-from karat.invariants.coq_sources import FOLDER, closure, pinned_path, source
+from karat.invariants.coq_sources import FOLDER, closure, pinned_path, source, without_comments
 from karat.proofs.coq_build import BUILD, Toolchain, run_coq
-from karat.proofs.coq_text import Assumptions, assumptions_of, definition_of, flat, statement_of, without_comments
+from karat.proofs.coq_text import Assumptions, assumptions_of, definition_of, flat, statement_of
 
 PRELUDE = """Require Import Reals List ZArith QArith.
 {required}
 Set Printing Width 100000. Set Printing Depth 100000.
-Ltac premises T :=
+Ltac without_conclusion T :=
   lazymatch T with
-  | ?A -> ?B =>
-      let r := premises B in
+  | forall x : ?A, @?B x =>
+      let v := fresh "v" in
+      let r := constr:(fun v : A => ltac:(let b := eval cbv beta in (B v) in let r := without_conclusion b in exact r)) in
+      lazymatch r with fun x => @?C x => let c := constr:(forall x : A, C x) in let c := eval cbv beta in c in constr:(c) end
+  | _ => constr:(False)
+  end.
+Ltac some A :=
+  lazymatch A with
+  | nat => constr:(O) | Z => constr:(Z0) | positive => constr:(xH) | Q => constr:(Qmake Z0 xH) | bool => constr:(true)
+  | R => constr:(IZR Z0) | list ?B => constr:(@nil B)
+  | prod ?B ?C => let b := some B in let c := some C in constr:((b, c))
+  | _ -> ?B => let b := some B in constr:(fun _ : ltac:(lazymatch A with ?D -> _ => exact D end) => b)
+  | _ => let B := eval hnf in A in lazymatch B with A => fail | _ => some B end
+  end.
+Ltac apart H :=
+  lazymatch type of H with
+  | False => exact H
+  | forall x : ?A, _ =>
       let s := type of A in
       lazymatch s with
-      | Prop => lazymatch r with True => constr:(A) | _ => constr:(A /\\ r) end
-      | _ => lazymatch r with True => constr:(True) | _ => constr:(exists _ : A, r) end
+      | Prop => fail "a premise"
+      | _ => let a := some A in specialize (H a); cbv beta in H; apart H
       end
-  | forall x : ?A, @?B x =>
-      let r := constr:(fun x : A => ltac:(let b := eval cbv beta in (B x) in let r := premises b in exact r)) in
-      lazymatch r with (fun _ => True) => constr:(True) | _ => constr:(@ex A r) end
-  | _ => constr:(True)
   end.
+Ltac together H C :=
+  lazymatch type of H with
+  | False => exact H
+  | forall x : ?A, _ =>
+      let s := type of A in
+      let w := fresh in let rest := fresh in
+      lazymatch s with
+      | Prop => first [ destruct C as [w rest]; specialize (H w); cbv beta in H; together H rest
+                      | specialize (H C); cbv beta in H; apart H ]
+      | _ => destruct C as [w rest]; specialize (H w); cbv beta in H; together H rest
+      end
+  end.
+Ltac premises theorem companion :=
+  let T := type of theorem in
+  let T := eval cbv zeta in T in
+  let P := without_conclusion T in
+  first [ assert (P -> False) by (let H := fresh in intro H; apart H); idtac "none"
+        | assert (P -> False) by (let H := fresh in let K := fresh in intro H; pose proof companion as K; together H K);
+          idtac "shown"
+        | idtac "NOT shown" ].
 """
+"""The last tactic says whether a theorem's premises can hold: replaces its conclusion by False, and derives False from
+that, without a premise at values of plain types, or at those of the companion."""
 NO_PREMISE, SHOWN, NOT_SHOWN = "none", "shown", "NOT shown"
 
 
@@ -83,7 +117,7 @@ def audit(
     present = []
     for name in theorems:
         file, theorem = name.split(".", 1)
-        if states(source(file, folder), theorem):
+        if states(_text(file, folder), theorem):
             present.append(name)
         else:
             failures[name] = f"{file}.v states no theorem {theorem}"
@@ -99,6 +133,19 @@ def audit(
         definitions = ()
     known = {name: statement for name, statement in inquiry.found.items() if name not in found}
     return Audit(found, known, failures)
+
+
+def _text(file: str, folder: Path) -> str:
+    try:
+        return source(file, folder)
+    except OSError:
+        return ""
+
+
+def defined(file: str, folder: Path) -> list[str]:
+    """Every definition, fixpoint and record of a file."""
+    pattern = r"(?m)^\s*(?:Definition|Fixpoint|Record|Inductive)\s+([\w']+)"
+    return [f"{file}.{name}" for name in re.findall(pattern, without_comments(_text(file, folder)))]
 
 
 def _shares(theorems: Sequence[str], jobs: int) -> list[set[str]]:
@@ -147,7 +194,10 @@ class Inquiry:
         suspects = [name for name in theorems if name.split(".", 1)[0] in refused] if len(theorems) > 1 else []
         projects = sorted({other for file in files for other in closure(file, self.folder)})
         for name in (name for name in names if name not in suspects):
-            self.found[name] = _statement(name, name in theorems, answers, projects)
+            try:
+                self.found[name] = _statement(name, name in theorems, answers, projects)
+            except (KeyError, ValueError) as error:
+                self.failures[name] = f"the compiler's answer about {name} cannot be read: {error}"
         for name in suspects:  # some theorem of its file rests on more than it may: which?
             self.ask([name], [], called)
 
@@ -168,11 +218,9 @@ def _question(
         file, theorem = name.split(".", 1)
         companion = states(source(file, folder), f"{theorem}_satisfiable")
         marker("premises", name)
-        shown = f'first [ let p := constr:(@{name}_satisfiable : P) in idtac "{SHOWN}" | idtac "{NOT_SHOWN}" ]'
-        lines.append(
-            f"Goal True. let T := type of @{name} in let P := premises T in lazymatch P with "
-            f'| True => idtac "{NO_PREMISE}" | _ => {shown if companion else f"idtac {chr(34)}{NOT_SHOWN}{chr(34)}"} end. Abort.'
-        )
+        lines.append(f"Goal True. premises @{name} {f'@{name}_satisfiable' if companion else 'I'}. Abort.")
+        marker("sort", name)
+        lines.append(f"Goal True. let T := type of @{name} in let s := type of T in idtac s. Abort.")
     for place, file in enumerate(files):
         stated = [name for name in theorems if name.startswith(f"{file}.")]
         text = source(file, folder)
@@ -196,13 +244,21 @@ def _answers(output: str, nonce: str) -> dict[tuple[str, str], str]:
     return {(parts[k], parts[k + 1]): parts[k + 2].strip("\n") for k in range(1, len(parts) - 2, 3)}
 
 
+def mentions(text: str, projects: Iterable[str]) -> frozenset[str]:
+    """The project's names in a text, `INV08_lr_band.wsd`, with or without the prefix that tells them from a library's."""
+    found = re.finditer(rf"(?<![\w'.])(?:Karat\.)?((?:{'|'.join(sorted(projects))})\.[\w']+)", text)
+    return frozenset(match[1] for match in found)
+
+
 def _statement(name: str, theorem: bool, answers: Mapping[tuple[str, str], str], projects: Sequence[str]) -> Statement:
     read = statement_of if theorem else definition_of
     text, complete = read(answers["text", name]), read(answers["complete", name])
-    mentioned = frozenset(m[0] for m in re.finditer(rf"(?<![\w'.])(?:{'|'.join(projects)})\.[\w']+", complete))
+    mentioned = mentions(complete, projects)
     digest = hashlib.sha256(complete.encode()).hexdigest()
     if not theorem:
         return Statement(text, digest, mentioned - {name})
+    if (sort := flat(answers["sort", name])) != "Prop":
+        raise ValueError(f"it is no proposition, but of sort {sort}")
     axioms = assumptions_of(answers["axioms", name.split(".", 1)[0]])
     return Statement(text, digest, mentioned - {name}, axioms, flat(answers["premises", name]))
 

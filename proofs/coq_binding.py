@@ -6,12 +6,16 @@ The points are drawn with a fixed seed, so that two runs ask the same.
 
 from __future__ import annotations
 
+import inspect
+import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from random import Random
+from types import FrameType
 from typing import Any
 
 from karat.core.obligation import Counterpart
@@ -21,6 +25,8 @@ from karat.proofs.coq_build import BUILD, Toolchain, run_coq
 from karat.proofs.coq_text import value_of
 
 SEED = 20_260_302
+Points = list[tuple[Mapping[str, Any], Any]]
+"""Points, each with what the running function gives there."""
 
 
 def term_of(value: Any) -> str:
@@ -85,44 +91,72 @@ def _compare(counterparts: Sequence[Counterpart], tool: Toolchain, build: Path, 
     failures: dict[str, str] = {}
     if not counterparts:
         return failures
-    points = [points_of(one) for one in counterparts]
     nonce = secrets.token_hex(16)
-    files = sorted({one.definition.split(".", 1)[0] for one in counterparts})
     lines = [
         "Require Import List ZArith QArith. Import ListNotations.",
-        f"From Karat Require {' '.join(files)}.",
+        f"From Karat Require {' '.join(sorted({one.definition.split('.', 1)[0] for one in counterparts}))}.",
         "From Karat Require Import Carrier.",
         "Set Printing Width 100000. Set Printing Depth 1000000. Open Scope Z_scope.",
     ]
-    for place, (one, drawn) in enumerate(zip(counterparts, points, strict=True)):
-        terms = [one.term.format(**{name: term_of(value) for name, value in point.items()}) for point in drawn]
-        lines.append(f'Goal True. idtac "{nonce} {place}". Abort.')
+    drawn: dict[str, tuple[Counterpart, Points]] = {}
+    for one in counterparts:
+        try:
+            points, terms = ours_of(one)
+        except Exception as error:  # the function, its sample or the term: whatever it is, they were not compared
+            failures[tie(one)] = f"not compared: {type(error).__name__}: {error}"
+            continue
+        lines.append(f'Goal True. idtac "{nonce} {len(drawn)}". Abort.')
         lines.append(f"Eval vm_compute in (({') :: ('.join(terms)}) :: nil).")
+        drawn[tie(one)] = one, points
     lines.append(f'Goal True. idtac "{nonce} end". Abort.')
     write_text(build / f"{called}.v", "\n".join(lines) + "\n")
     output, failure, _ = run_coq(tool, build, called)
+    if failure and len(drawn) > 1:
+        left = [one for one, _ in drawn.values()]
+        middle = len(left) // 2
+        return failures | _compare(left[:middle], tool, build, called) | _compare(left[middle:], tool, build, called)
     if failure:
-        if len(counterparts) == 1:
-            return {tie(counterparts[0]): f"cannot be evaluated: {failure}"}
-        middle = len(counterparts) // 2
-        return _compare(counterparts[:middle], tool, build, called) | _compare(
-            counterparts[middle:], tool, build, called
-        )
+        return failures | dict.fromkeys(drawn, f"cannot be evaluated: {failure}")
     parts = output.split(nonce)
-    for place, (one, drawn) in enumerate(zip(counterparts, points, strict=True)):
-        failures[tie(one)] = _first_difference(one, drawn, parts[place + 1].split("\n", 1)[1])
+    for place, (name, (_, points)) in enumerate(drawn.items()):
+        text = parts[place + 1].split("\n", 1)[1] if len(parts) > place + 1 and "\n" in parts[place + 1] else ""
+        failures[name] = _first_difference(points, text)
     return failures
 
 
-def _first_difference(one: Counterpart, drawn: Sequence[Mapping[str, Any]], text: str) -> str:
+def ours_of(one: Counterpart) -> tuple[Points, list[str]]:
+    """(points with the running function's results, Coq terms); ValueError for a comparison that would say nothing."""
+    if not re.search(rf"(?<![\w'.]){re.escape(one.definition)}(?![\w'])", one.term):
+        raise ValueError(f"the term does not mention {one.definition}")
+    drawn = points_of(one)
+    if not drawn:
+        raise ValueError("no point")
+    code, called = getattr(inspect.unwrap(one.function), "__code__", None), False
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal called
+        called = called or (event == "call" and frame.f_code is code)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        results = [one.run(point) for point in drawn]
+    finally:
+        sys.setprofile(before)
+    if not called:
+        raise ValueError(f"{qualified_name(one.function)} was not called")
+    terms = [one.term.format(**{name: term_of(value) for name, value in point.items()}) for point in drawn]
+    return list(zip(drawn, results, strict=True)), terms
+
+
+def _first_difference(points: Points, text: str) -> str:
     try:
         computed = value_of(text.rstrip("\n"))
     except ValueError as error:
         return f"Coq's values are not understood: {error}"
-    if not isinstance(computed, list) or len(computed) != len(drawn):
-        return f"{len(drawn)} points, and Coq gives {len(computed) if isinstance(computed, list) else 'no list'}"
-    for point, coq in zip(drawn, computed, strict=True):
-        ours = one.run(point)
+    if not isinstance(computed, list) or len(computed) != len(points):
+        return f"{len(points)} points, and Coq gives {len(computed) if isinstance(computed, list) else 'no list'}"
+    for (point, ours), coq in zip(points, computed, strict=True):
         if not same(ours, coq):
             where = ", ".join(f"{name} = {value}" for name, value in point.items())
             return f"at {where} Coq computes {coq}, the running function gives {printed(ours)}"

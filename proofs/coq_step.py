@@ -17,11 +17,11 @@ from pathlib import Path
 from karat.core.evidence import Counterexample, Evidence, Grade
 from karat.core.obligation import Counterpart, Obligation, Theorem
 from karat.core.provenance import qualified_name
-from karat.invariants.coq_sources import FOLDER, closure, pinned, source
-from karat.proofs.coq_audit import NO_PREMISE, SHOWN, Audit, Statement, audit, difference, write_pins
+from karat.invariants.coq_constants import differences
+from karat.invariants.coq_sources import CONSTANTS, FOLDER, closure, pinned, source
+from karat.proofs.coq_audit import NO_PREMISE, SHOWN, Audit, Statement, audit, defined, difference, mentions, write_pins
 from karat.proofs.coq_binding import compare, tie
-from karat.proofs.coq_build import BUILD, INSTALL, Compiled, Toolchain, compile_all, toolchain
-from karat.proofs.coq_constants import differences
+from karat.proofs.coq_build import BUILD, INSTALL, Compiled, Toolchain, alone, compile_all, toolchain
 from karat.proofs.coq_text import forbidden
 from karat.proofs.exploration import Outcome
 from karat.proofs.worker import evidence
@@ -64,8 +64,10 @@ def check(
     """Obligation id -> outcome, for all of them."""
     tool = tool or toolchain()
     if tool is None:
-        return {theorem.id: unavailable() for theorem in theorems}
-    findings = inquire(theorems, jobs, tool, folder, build)
+        constants = differences(folder)
+        return {theorem.id: _stale_constant(theorem, constants, folder) or unavailable() for theorem in theorems}
+    with alone(build):
+        findings = inquire(theorems, jobs, tool, folder, build)
     return {theorem.id: judge(theorem, findings, folder) for theorem in theorems}
 
 
@@ -86,7 +88,8 @@ def inquire(theorems: Sequence[Theorem], jobs: int, tool: Toolchain, folder: Pat
     asked = [theorem for theorem in theorems if theorem.file in sound]
     pins, unreadable = _pins(files, folder)
     names = list(dict.fromkeys(full_name(theorem) for theorem in asked))
-    definitions = [name for name in pins if name not in names and name.split(".", 1)[0] in compiled
+    carrier = defined("Carrier", folder) if any(theorem.counterparts for theorem in asked) else []
+    definitions = [name for name in (*pins, *carrier) if name not in names and name.split(".", 1)[0] in compiled
                    and not compiled[name.split(".", 1)[0]].failure and not _is_theorem(name, folder)]  # fmt: skip
     found = audit(names, definitions, tool, jobs, folder, build) if names else Audit({}, {}, {})
     counterparts = {tie(one): one for theorem in asked for one in theorem.counterparts}
@@ -134,18 +137,21 @@ def _forbidden(file: str, folder: Path) -> list[str]:
 def judge(theorem: Theorem, findings: Findings, folder: Path = FOLDER) -> Outcome:
     """The outcome for one theorem: the first thing that is not as it must be, or PROVED with what was checked."""
     files = closure(theorem.file, folder)
-    if failure := findings.compiled[theorem.file].failure:
-        return Outcome(Grade.ERROR, f"proofs/coq/{theorem.file}.v: {failure}")
     for file in files:
         if findings.forbidden.get(file):
             return Outcome(Grade.ERROR, f"proofs/coq/{file}.v contains what it may not: {findings.forbidden[file][0]}")
-    if stale := _stale_constant(theorem, files, findings, folder):
+    if stale := _stale_constant(theorem, findings.constants, folder):
         return stale
+    compiled = findings.compiled[theorem.file]
+    if compiled.without_library:
+        return Outcome(Grade.UNAVAILABLE, f"a library of Coq's is not installed: {INSTALL}")
+    if compiled.failure:
+        return Outcome(Grade.ERROR, f"proofs/coq/{theorem.file}.v: {compiled.failure}")
     name = full_name(theorem)
     if name in findings.audit.failures:
         return Outcome(Grade.ERROR, findings.audit.failures[name])
     statement = findings.audit.theorems[name]
-    if re.search(r"(?:^|, |-> )True$", statement.text):
+    if re.search(r"(?:^|, |-> |in )True$", statement.text):
         return Outcome(Grade.VACUOUS, "its conclusion is True")
     if statement.axioms.refused:
         return Outcome(Grade.ERROR, f"rests on more than the standard reals: {'; '.join(statement.axioms.refused)}")
@@ -153,7 +159,7 @@ def judge(theorem: Theorem, findings: Findings, folder: Path = FOLDER) -> Outcom
         return Outcome(
             Grade.VACUOUS,
             f"its hypotheses are not shown to hold together anywhere: {theorem.file}.v needs a lemma "
-            f"{theorem.theorem}_satisfiable that says so (each forall an exists, each premise a conjunct)",
+            f"{theorem.theorem}_satisfiable that says so (each forall an exists, each premise a conjunct, in that order)",
         )
     rests_on = _closure_of(statement, findings.audit)
     if changed := _not_pinned(theorem, name, rests_on, findings):
@@ -163,18 +169,26 @@ def judge(theorem: Theorem, findings: Findings, folder: Path = FOLDER) -> Outcom
     return _proved(theorem, statement, findings)
 
 
-def _stale_constant(theorem: Theorem, files: Sequence[str], findings: Findings, folder: Path) -> Outcome | None:
-    for constant, (was, now) in findings.constants.items():
-        used = [f for f in files if f != "Constants" and re.search(rf"\b{constant}\b", source(f, folder))]
-        if used or (constant == "the file" and "Constants" in files):
+def _stale_constant(theorem: Theorem, constants: Mapping[str, tuple[str, str]], folder: Path) -> Outcome | None:
+    files = closure(theorem.file, folder)
+    for constant, (was, now) in constants.items():
+        used = [file for file in files if file != CONSTANTS and _uses(constant, file, folder)]
+        if used or (constant == "the file" and CONSTANTS in files):
             where = ", ".join(f"proofs/coq/{file}.v" for file in used) or "proofs/coq/Constants.v"
             return Outcome(
                 Grade.REFUTED,
-                f"{where} proves it for {constant} = {was}, the code has {now}: python -m karat.proofs.coq_constants "
+                f"{where} proves it for {constant} = {was}, the code has {now}: python -m karat.invariants.coq_constants "
                 "--write, then mend the proofs",
                 Counterexample(values={constant: now}, reproduced=True, note=f"proofs/coq/Constants.v has {was}"),
             )
     return None
+
+
+def _uses(constant: str, file: str, folder: Path) -> bool:
+    try:
+        return re.search(rf"\b{constant}\b", source(file, folder)) is not None
+    except OSError:
+        return False
 
 
 def _closure_of(statement: Statement, audit: Audit) -> dict[str, Statement]:
@@ -195,7 +209,8 @@ def _not_pinned(theorem: Theorem, name: str, rests_on: Mapping[str, Statement], 
     for file, why in findings.unreadable.items():
         if file in {theorem.file, *(n.split(".", 1)[0] for n in rests_on)}:
             return f"proofs/coq/expected/{file}.toml cannot be read: {why}"
-    for one, now in {name: findings.audit.theorems[name], **rests_on}.items():
+    tied = _of_terms(theorem, findings)
+    for one, now in {name: findings.audit.theorems[name], **rests_on, **tied}.items():
         was = findings.pinned.get(one, {})
         if not was:
             return f"{one} is pinned nowhere; {accept}"
@@ -203,6 +218,15 @@ def _not_pinned(theorem: Theorem, name: str, rests_on: Mapping[str, Statement], 
             return f"{difference(one, was.get('text', ''), now.text)}\n  if that is what is meant: {accept}"
     missing = [n for n in sorted(_mentioned(rests_on, findings.audit.theorems[name])) if n in findings.audit.failures]
     return findings.audit.failures[missing[0]] if missing else ""
+
+
+def _of_terms(theorem: Theorem, findings: Findings) -> dict[str, Statement]:
+    """The definitions with which counterparts are computed: the carriers, and what the terms name."""
+    if not theorem.counterparts:
+        return {}
+    named = frozenset().union(*(mentions(one.term, findings.compiled) for one in theorem.counterparts))
+    known = findings.audit.definitions
+    return {name: known[name] for name in known if name.startswith("Carrier.") or name in named}
 
 
 def _mentioned(rests_on: Mapping[str, Statement], statement: Statement) -> set[str]:
@@ -233,7 +257,8 @@ def _proved(theorem: Theorem, statement: Statement, findings: Findings) -> Outco
         "hypotheses satisfiable": "it has none"
         if statement.premises == NO_PREMISE
         else f"{full_name(theorem)}_satisfiable",
-        "stands for": _counterparts(theorem.counterparts) or "no running function: a fact about constants or the reals",
+        "stands for": _counterparts(theorem.counterparts)
+        or "nothing that runs: a fact of the reals, the format or constants",
         "seconds": f"{findings.compiled[theorem.file].seconds}",
     }
     return outcome
@@ -250,14 +275,22 @@ def accept(
     tool = toolchain()
     if tool is None:
         return [f"Coq is not installed: {INSTALL}"], False
+    with alone(build):
+        return _accept(theorems, tool, jobs, folder, build)
+
+
+def _accept(
+    theorems: Sequence[Theorem], tool: Toolchain, jobs: int, folder: Path, build: Path
+) -> tuple[list[str], bool]:
     compiled = compile_all(list(dict.fromkeys(t.file for t in theorems)), tool, jobs, folder, build)
     broken = [f"{file}.v: {one.failure}" for file, one in compiled.items() if one.failure]
     if broken:
         return broken, False
-    found = audit(list(dict.fromkeys(map(full_name, theorems))), (), tool, jobs, folder, build)
-    statements = dict(found.theorems)
-    for statement in found.theorems.values():
-        statements |= _closure_of(statement, found)
+    tied = {name for theorem in theorems for one in theorem.counterparts for name in mentions(one.term, compiled)}
+    if tied:
+        tied |= set(defined("Carrier", folder))
+    found = audit(list(dict.fromkeys(map(full_name, theorems))), tied, tool, jobs, folder, build)
+    statements = {**found.theorems, **found.definitions}
     told = list(found.failures.values())
     before: dict[str, dict[str, str]] = {}
     for file in sorted({name.split(".", 1)[0] for name in statements}):

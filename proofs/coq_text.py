@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from karat.invariants.coq_sources import without_comments
+
 ALLOWED_AXIOMS = {
     "ClassicalDedekindReals.sig_not_dec": "forall P : Prop, {~ ~ P} + {~ P}",
     "ClassicalDedekindReals.sig_forall_dec": "forall P : nat -> Prop, "
@@ -30,30 +32,15 @@ _FORBIDDEN = {
     r"Load|Redirect|Drop|Cd|Add\s+(?:Rec\s+)?(?:LoadPath|ML\s+Path)|Extraction": "a command that reaches outside the file",
     r"Rewrite\s+Rules?|Symbols?": "rewrite rules, which are axioms",
     r"Primitive|Register": "a primitive of the kernel",
+    r"Module|Include": "a module, whose definitions could not be pinned one by one",
 }
+_STANDARD = r"Require\s+(?:(?:Import|Export)\s+)?(?!Karat\b)[\w'.]+(?:\s+(?!Karat\b)[\w'.]+)*"
+_SENTENCE = re.compile(
+    rf"(?:From\s+Karat\s+Require\s+(?:(?:Import|Export)\s+)?[\w'\s]+|(?:From\s+(?!Karat\b)[\w'.]+\s+)?{_STANDARD})\Z"
+)
+"""The ways in which a file may require others."""
 _ASSUMED = re.compile(r"(?<![\w'.])(Hypothes[ie]s|Variables?|Context)(?![\w'])")
-_SCOPE = re.compile(r"(?<![\w'.])(Section|Module(?:\s+Type)?|End)\s+([\w']+)([^.]*)\.")
-
-
-def without_comments(text: str) -> str:
-    """A Coq text without comments (they nest) and without the contents of strings."""
-    kept: list[str] = []
-    depth = place = 0
-    while place < len(text):
-        two = text[place : place + 2]
-        if two == "(*":
-            depth, place = depth + 1, place + 2
-        elif two == "*)" and depth:
-            depth, place = depth - 1, place + 2
-            kept.append(" ")
-        elif text[place] == '"':
-            end = text.find('"', place + 1)
-            place = len(text) if end < 0 else end + 1
-            kept.append('""' if not depth else "")
-        else:
-            kept.append(text[place] if not depth or text[place] == "\n" else "")
-            place += 1
-    return "".join(kept)
+_SCOPE = re.compile(r"(?<![\w'.])(Section|End)\s+[\w']+\s*\.")
 
 
 def forbidden(text: str) -> list[str]:
@@ -62,19 +49,25 @@ def forbidden(text: str) -> list[str]:
     found = []
     for pattern, why in _FORBIDDEN.items():
         for match in re.finditer(rf"(?<![\w'.])(?:{pattern})(?![\w'])", plain):
-            found.append(f"line {plain.count(chr(10), 0, match.start()) + 1}: {' '.join(match[0].split())}: {why}")
-    places = [(m.start(), m) for m in (*_ASSUMED.finditer(plain), *_SCOPE.finditer(plain))]
-    kinds: list[str] = []
-    for start, match in sorted(places, key=lambda item: item[0]):
-        word = match[1].split()[0]
-        if word in ("Section", "Module"):
-            if word == "Section" or ":=" not in (match[3] if match.lastindex and match.lastindex >= 3 else ""):
-                kinds.append(word)
-        elif word == "End":
-            kinds = kinds[:-1]
-        elif "Section" not in kinds:
-            found.append(f"line {plain.count(chr(10), 0, start) + 1}: {word} outside a section: an axiom of its own")
+            found.append(f"line {_line(plain, match.start())}: {flat(match[0])}: {why}")
+    for match in re.finditer(r"(?<![\w'.])(?:Require|Karat)(?![\w'])", plain):
+        start = max((m.end() for m in re.finditer(r"\.\s", plain[: match.start()])), default=0)
+        sentence = re.split(r"\.(?=\s|\Z)", plain[start:])[0].strip()
+        if not _SENTENCE.match(sentence):
+            found.append(
+                f"line {_line(plain, match.start())}: {flat(sentence)[:80]}: a way to require that is not followed"
+            )
+    depth = 0
+    for match in sorted((*_ASSUMED.finditer(plain), *_SCOPE.finditer(plain)), key=lambda m: m.start()):
+        if match[1] in ("Section", "End"):
+            depth += 1 if match[1] == "Section" else -1
+        elif depth < 1:
+            found.append(f"line {_line(plain, match.start())}: {match[1]} outside a section: an axiom of its own")
     return found
+
+
+def _line(text: str, place: int) -> int:
+    return text.count("\n", 0, place) + 1
 
 
 def flat(text: str) -> str:

@@ -98,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KaratError as error:
         print(f"coq: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("coq: interrupted; what was compiled is kept: make coq goes on from there", file=sys.stderr)
+        return 2
 
 
 def _run(options: argparse.Namespace) -> int:

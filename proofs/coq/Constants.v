@@ -1,4 +1,4 @@
-(** The constants of the running code, as exact numbers: written by proofs/coq_constants.py, not by hand.
+(** The constants of the running code, as exact numbers: written by invariants/coq_constants.py, not by hand.
     A golden number a + b phi is the pair (a, b). *)
 
 Require Import ZArith QArith.

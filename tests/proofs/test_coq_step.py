@@ -18,10 +18,11 @@ from karat.core.evidence import Evidence, Grade, exit_code
 from karat.core.formulas import lucas, schedule
 from karat.core.obligation import Counterpart, Theorem
 from karat.core.report import read_lock
+from karat.invariants import coq_constants
 from karat.invariants.catalogue import BUILT_IN, find
 from karat.invariants.coq_sources import FOLDER, closure, requires, source_digest
 from karat.invariants.standing import LOCK, fingerprints
-from karat.proofs import coq_build, coq_constants, coq_step
+from karat.proofs import coq_build, coq_step
 from karat.proofs.coq_build import toolchain
 from karat.proofs.coq_step import accept, check, theorems_of
 from karat.proofs.exploration import Outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from karat.invariants.coq_sources import without_comments
 from karat.proofs.coq_text import (
     ALLOWED_AXIOMS,
     assumptions_of,
@@ -11,7 +12,6 @@ from karat.proofs.coq_text import (
     forbidden,
     statement_of,
     value_of,
-    without_comments,
 )
 from karat.proofs.theorems import unexpected
 

@@ -1,6 +1,6 @@
 """proofs/coq/Constants.v: the constants of the running code for Coq, written from the code and compared with it.
 
-python -m karat.proofs.coq_constants --write
+python -m karat.invariants.coq_constants --write
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from karat.invariants import inv06_ema_decay as inv06
 from karat.invariants import inv07_victory_gate as inv07
 from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv09_qk_gain as inv09
-from karat.invariants.coq_sources import FOLDER
 
+FOLDER = Path(__file__).parents[1] / "proofs" / "coq"
 FILE = "Constants"
 
 
@@ -76,7 +76,7 @@ def term(value: Any) -> tuple[str, str]:
 def text() -> str:
     """The file."""
     lines = [
-        "(** The constants of the running code, as exact numbers: written by proofs/coq_constants.py, not by hand.",
+        "(** The constants of the running code, as exact numbers: written by invariants/coq_constants.py, not by hand.",
         "    A golden number a + b phi is the pair (a, b). *)",
         "",
         "Require Import ZArith QArith.",
@@ -108,7 +108,9 @@ def differences(folder: Path = FOLDER) -> dict[str, tuple[str, str]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: prints the file, or writes it."""
-    parser = argparse.ArgumentParser(prog="python -m karat.proofs.coq_constants", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m karat.invariants.coq_constants", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--write", action="store_true", help=f"write proofs/coq/{FILE}.v; without it, print it")
     options = parser.parse_args(arguments)
     try:
