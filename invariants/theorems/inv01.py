@@ -116,24 +116,28 @@ THEOREMS: tuple[Obligation, ...] = (
             "lowers it by at least lr/2 |g|^2, for every n", _DESCENT, file=FILE, theorem="step_descends", counterparts=_ALL),
     Theorem("INV-1.coq-quadratic", "L/2 |x|^2 with the gradient L x equals its own quadratic bound in n coordinates, so it is "
             "L-smooth", (descent.smooth_bound,), file=FILE, theorem="quadratic_is_its_bound", counterparts=(BOUND,)),
-    Theorem("INV-1.coq-attained", "at lr L = 1 that quadratic falls by lr/2 |g|^2 exactly: no larger descent holds of all "
-            "L-smooth losses", _WITNESS, file=FILE, theorem="descent_is_attained", counterparts=(STEP, DESCENT)),
-    Theorem("INV-1.coq-larger", "at every rate above 1/L it falls by less than lr/2 |g|^2, off its minimum: the lemma holds of "
-            "no larger rate", _WITNESS, file=FILE, theorem="larger_rates_descend_less", counterparts=(STEP, DESCENT)),
-    Theorem("INV-1.coq-rises", "at every rate above 2/L a step raises that quadratic, off its minimum",
-            (descent.gradient_step,), file=FILE, theorem="step_rises_above_two_over_L", counterparts=(STEP,)),
-    Theorem("INV-1.coq-run", "over any number of steps the guaranteed descents add up to at most what the loss has fallen",
-            _DESCENT, file=FILE, theorem="run_descends", counterparts=_ALL),
-    Theorem("INV-1.coq-small-gradients", "on an L-smooth loss that is nowhere below m, one of the gradients of N steps with "
-            "0 < lr and lr L <= 1 has |g|^2 <= 2 (f(x) - m) / (lr N)", _STEP, file=FILE,
+    Theorem("INV-1.coq-attained", "at lr L = 1 a step lowers the quadratic L/2 |x|^2 of n coordinates by lr/2 |g|^2 "
+            "exactly: the lemma's descent is attained", _WITNESS, file=FILE, theorem="descent_is_attained",
+            counterparts=(STEP, DESCENT)),
+    Theorem("INV-1.coq-larger", "for L > 0, at every rate above 1/L the quadratic L/2 |x|^2 falls by less than lr/2 "
+            "|g|^2, off its minimum x = 0", _WITNESS, file=FILE, theorem="larger_rates_descend_less",
+            counterparts=(STEP, DESCENT)),
+    Theorem("INV-1.coq-rises", "for L > 0, at every rate above 2/L a step raises the quadratic L/2 |x|^2, off its "
+            "minimum x = 0", (descent.gradient_step,), file=FILE, theorem="step_rises_above_two_over_L",
+            counterparts=(STEP,)),
+    Theorem("INV-1.coq-run", "on an L-smooth loss, over any number of steps with 0 <= lr and lr L <= 1, the guaranteed "
+            "descents add up to at most what the loss has fallen", _DESCENT, file=FILE, theorem="run_descends",
+            counterparts=_ALL),
+    Theorem("INV-1.coq-small-gradients", "on an L-smooth loss that is nowhere below m, one of the gradients of N >= 1 "
+            "steps of one rate with 0 < lr and lr L <= 1 has |g|^2 <= 2 (f(x) - m) / (lr N)", _STEP, file=FILE,
             theorem="run_reaches_small_gradients", counterparts=(STEP, BOUND)),
-    Theorem("INV-1.coq-mean", "the mean of a window of any length lies between any bounds of its losses",
+    Theorem("INV-1.coq-mean", "the mean of a window of any length n >= 1 lies between any bounds of its losses",
             (descent.window_mean,), file=FILE, theorem="mean_between", counterparts=(MEAN,)),
     Theorem("INV-1.coq-variance", "the variance of a window of n >= 2 losses is (n S2 - S1^2) / (n (n - 1)), with S1 and S2 "
             "their sum and that of their squares", _VARIANCE, file=FILE, theorem="variance_is", counterparts=(VARIANCE,)),
     Theorem("INV-1.coq-variance-sign", "the variance of a window of two losses or more is not negative", _VARIANCE, file=FILE,
             theorem="variance_nonneg", counterparts=(VARIANCE,)),
-    Theorem("INV-1.coq-margin", "the margin is >= 0 exactly where the rise is at most sqrt(z^2 (variances)/window + "
-            "tolerance^2)", (descent.rise_margin, inv01.margin), file=FILE, theorem="margin_is_the_rise",
-            counterparts=(RISE, MARGIN)),
+    Theorem("INV-1.coq-margin", "for a window > 0 and variances whose sum is >= 0 the margin is >= 0 exactly where the "
+            "rise is at most sqrt(z^2 (variances)/window + tolerance^2)", (descent.rise_margin, inv01.margin),
+            file=FILE, theorem="margin_is_the_rise", counterparts=(RISE, MARGIN)),
 )  # fmt: skip

@@ -43,9 +43,9 @@ _RULE = (halving.should_prune,)
 THEOREMS: tuple[Obligation, ...] = (
     Theorem("INV-2.coq-pruned", "a real loss is pruned iff it is above the threshold", _RULE, file=_FILE, theorem="pruned_iff",
             counterparts=(_PRUNE,)),
-    Theorem("INV-2.coq-sufficient", "if target + gap <= threshold, no trial that reaches the target is pruned at any step, for "
-            "every learning curve that is never more than the gap above its end", _RULE, file=_FILE,
-            theorem="certificate_suffices", counterparts=(_PRUNE,)),
+    Theorem("INV-2.coq-sufficient", "if target + gap <= threshold, no trial that reaches the target is pruned at any "
+            "step up to its end, for every learning curve that is never more than the gap above its end", _RULE,
+            file=_FILE, theorem="certificate_suffices", counterparts=(_PRUNE,)),
     Theorem("INV-2.coq-necessary", "if target + gap > threshold and gap >= 0, at every rung before the last step some learning "
             "curve that never rises, keeps to the gap and reaches the target is pruned", _RULE, file=_FILE,
             theorem="certificate_is_necessary", counterparts=(_PRUNE,)),
@@ -64,6 +64,6 @@ THEOREMS: tuple[Obligation, ...] = (
             theorem="seed_identity"),
     Theorem("INV-2.coq-seed-sum", "phi^2 + phi^-2 + phi^-4 is between 3.1458 and 3.1459", (), file=_FILE,
             theorem="seed_sum_enclosed"),
-    Theorem("INV-2.coq-seed-sum-is-not", "phi^2 + phi^-2 + phi^-4 is not 7/2, as the seed has it", (), file=_FILE,
+    Theorem("INV-2.coq-seed-sum-is-not", "phi^2 + phi^-2 + phi^-4 is not 7/2, contrary to the seed", (), file=_FILE,
             theorem="seed_sum_is_not"),
 )  # fmt: skip

@@ -111,42 +111,44 @@ _VALUE = (DECODE, VALUE_OF_CODE)
 
 # The theorems about rounding in the format speak of Flocq's rounding of reals; INV-3.coq-encode says that the code rounds so.
 THEOREMS: tuple[Obligation, ...] = (
-    Theorem("INV-3.coq-encode", "for every rational below OVERFLOW, of either sign, decoding its code is rounding it to ten "
-            "bits, least number 2^-39, to nearest, ties to even, as Flocq defines it, and the code is finite", _ROUNDING,
-            file=_CODEC, theorem="encode_rounds", counterparts=_ROUND),
-    Theorem("INV-3.coq-overflow", "every rational from OVERFLOW on has the code of infinity, with its sign", _ENCODERS,
-            file=_CODEC, theorem="encode_overflows", counterparts=(ENCODE, CODE_OF_BITS)),
-    Theorem("INV-3.coq-relative-error", "rounding in the format errs by at most 2^-10 |x|, for every real x with |x| >= 2^-30",
-            _ROUNDING, file=_FORMAT, theorem="relative_error"),
-    Theorem("INV-3.coq-absolute-error", "rounding in the format errs by at most 2^-40, for every real x with |x| < 2^-29",
-            _ROUNDING, file=_FORMAT, theorem="absolute_error"),
+    Theorem("INV-3.coq-encode", "for every rational below OVERFLOW in size, decoding its code is rounding it to ten "
+            "bits, least number 2^-39, to nearest, ties to even, as Flocq defines it, and the code is finite",
+            _ROUNDING, file=_CODEC, theorem="encode_rounds", counterparts=_ROUND),
+    Theorem("INV-3.coq-overflow", "every rational of size OVERFLOW or more has the code of infinity, with its sign",
+            _ENCODERS, file=_CODEC, theorem="encode_overflows", counterparts=(ENCODE, CODE_OF_BITS)),
+    Theorem("INV-3.coq-relative-error", "rounding in the format errs by at most 2^-10 |x|, for every real x with |x| "
+            ">= 2^-30", (), file=_FORMAT, theorem="relative_error"),
+    Theorem("INV-3.coq-absolute-error", "rounding in the format errs by at most 2^-40, for every real x with |x| < "
+            "2^-29", (), file=_FORMAT, theorem="absolute_error"),
     Theorem("INV-3.coq-codec-relative", "decoding the code of a rational q errs by at most 2^-10 |q|, for 2^-30 <= |q| and q "
             "below OVERFLOW in size",
             _ROUNDING, file=_CODEC, theorem="codec_relative_error", counterparts=_ROUND),
     Theorem("INV-3.coq-codec-absolute", "decoding the code of a rational q errs by at most 2^-40, for |q| < 2^-29", _ROUNDING,
             file=_CODEC, theorem="codec_absolute_error", counterparts=_ROUND),
-    Theorem("INV-3.coq-monotone", "rounding in the format keeps the order of any two real numbers", _ROUNDING, file=_FORMAT,
+    Theorem("INV-3.coq-monotone", "rounding in the format keeps the order of any two real numbers", (), file=_FORMAT,
             theorem="monotone"),
     Theorem("INV-3.coq-encode-monotone", "of two rationals that are not negative the larger has no smaller code, infinity's "
             "included", _ENCODERS, file=_CODEC, theorem="encode_monotone", counterparts=(ENCODE, CODE_OF_BITS)),
-    Theorem("INV-3.coq-exact", "rounding leaves a real number as it is iff it is of the format", _ROUNDING, file=_FORMAT,
-            theorem="fixed_iff_in_format"),
-    Theorem("INV-3.coq-idempotent", "rounding what is rounded changes nothing, for every real number", _ROUNDING, file=_FORMAT,
-            theorem="idempotent"),
-    Theorem("INV-3.coq-odd", "rounding -x is minus rounding x, for every real number", _ROUNDING, file=_FORMAT, theorem="odd"),
-    Theorem("INV-3.coq-stays-in-range", "what is at most 2^31 (2 - 2^-9) in size rounds to at most that, for every real number",
-            _ROUNDING, file=_FORMAT, theorem="stays_in_range"),
-    Theorem("INV-3.coq-largest", "2^31 (2 - 2^-9) is a number of the format", _DECODERS, file=_FORMAT,
+    Theorem("INV-3.coq-exact", "rounding in the format leaves a real number as it is iff it is of the format", (),
+            file=_FORMAT, theorem="fixed_iff_in_format"),
+    Theorem("INV-3.coq-idempotent", "rounding twice in the format is rounding once, for every real number", (),
+            file=_FORMAT, theorem="idempotent"),
+    Theorem("INV-3.coq-odd", "rounding -x in the format is minus rounding x, for every real x", (), file=_FORMAT,
+            theorem="odd"),
+    Theorem("INV-3.coq-stays-in-range", "what is at most 2^31 (2 - 2^-9) in size rounds in the format to at most that, "
+            "for every real number", (), file=_FORMAT, theorem="stays_in_range"),
+    Theorem("INV-3.coq-largest", "2^31 (2 - 2^-9) is a number of the format", (), file=_FORMAT,
             theorem="largest_in_format"),
-    Theorem("INV-3.coq-constants", "MAX_FINITE, OVERFLOW, MIN_NORMAL, UNIT_ROUNDOFF and INFINITY_CODE are what the theorems say "
-            "of the format: 2^31 (2 - 2^-9), 2^31 (2 - 2^-10), 2^-30, 2^-10 and 0x7E00", (gf16.encode, gf16.decode),
+    Theorem("INV-3.coq-constants", "MAX_FINITE, OVERFLOW, MIN_NORMAL and UNIT_ROUNDOFF, as they run, are 2^31 (2 - "
+            "2^-9), 2^31 (2 - 2^-10), 2^-30 and 2^-10, and INFINITY_CODE is the 0x7E00 of the theorems", (),
             file=_FORMAT, theorem="constants"),
-    Theorem("INV-3.coq-nearest-even", "the rounding to an integer inside encode, floor and remainder, is Flocq's rounding to "
-            "nearest, ties to even, for every rational", (gf16.encode,), file=_FORMAT, theorem="nearest_even_is"),
+    Theorem("INV-3.coq-nearest-even", "the rounding to an integer in the theorems' definition of encode, by floor and "
+            "remainder, is Flocq's rounding to nearest, ties to even, for every rational", (), file=_FORMAT,
+            theorem="nearest_even_is"),
     Theorem("INV-3.coq-decode", "the value of every finite code is a number of the format, at most 2^31 (2 - 2^-9) in size",
             _DECODERS, file=_FORMAT, theorem="decode_in_format", counterparts=_VALUE),
-    Theorem("INV-3.coq-decode-all", "every number of the format up to 2^31 (2 - 2^-9) is the value of a finite code", _DECODERS,
-            file=_CODEC, theorem="codes_reach_all", counterparts=_VALUE),
+    Theorem("INV-3.coq-decode-all", "every number of the format of at most 2^31 (2 - 2^-9) in size is the value of a "
+            "finite code", _DECODERS, file=_CODEC, theorem="codes_reach_all", counterparts=_VALUE),
     Theorem("INV-3.coq-decode-rises", "of two finite codes without sign the larger has the larger value", _DECODERS,
             file=_CODEC, theorem="decode_rises", counterparts=_VALUE),
     Theorem("INV-3.coq-round-trip", "encoding the value of a finite code gives the code, for every one but that of -0",

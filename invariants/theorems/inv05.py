@@ -54,19 +54,20 @@ _GUARD = Counterpart("INV05_lucas_closure.closure_margin", inv05_lucas_closure.m
 _GUARDED = (lucas.closure_margin, inv05_lucas_closure.margin)
 
 THEOREMS: tuple[Obligation, ...] = (
-    Theorem("INV-5.coq-binet", "phi^n + conjugate^n = L_n for every n, L_n by the running recurrence from (2, 1)",
-            (lucas.lucas, lucas.next_pair), file=_FILE, theorem="powers_add_to_lucas", counterparts=(_PAIR, _LUCAS)),
-    Theorem("INV-5.coq-closure", "phi^2n + phi^-2n = L_2n, an integer, for every n", (lucas.lucas, lucas.next_pair),
-            file=_FILE, theorem="even_powers_close", counterparts=(_PAIR, _LUCAS)),
-    Theorem("INV-5.coq-phi-itself", "phi + 1/phi is no integer: closure is of the even powers", (), file=_FILE,
+    Theorem("INV-5.coq-binet", "phi^n + conjugate^n = L_n for every integer n >= 0, L_n by the running recurrence from "
+            "(2, 1)", (lucas.lucas, lucas.next_pair), file=_FILE, theorem="powers_add_to_lucas",
+            counterparts=(_PAIR, _LUCAS)),
+    Theorem("INV-5.coq-closure", "phi^2n + phi^-2n = L_2n, an integer, for every integer n >= 0",
+            (lucas.lucas, lucas.next_pair), file=_FILE, theorem="even_powers_close", counterparts=(_PAIR, _LUCAS)),
+    Theorem("INV-5.coq-phi-itself", "phi + 1/phi is no integer: phi itself does not close", (), file=_FILE,
             theorem="phi_itself_does_not_close"),
-    Theorem("INV-5.coq-any-unit", "for every real u with u + 1/u an integer, u^n + u^-n is the integer that the recurrence "
-            "gives, for every n", (inv05_lucas_closure.next_power_sum,), file=_FILE, theorem="any_unit_closes",
-            counterparts=(_NEXT_SUM,)),
-    Theorem("INV-5.coq-silver", "(1 + sqrt 2)^n + (1 - sqrt 2)^n is an integer for every n", (), file=_FILE,
-            theorem="silver_powers_add"),
-    Theorem("INV-5.coq-not-alone", "some u > 1 other than phi^2 has u^n + u^-n an integer for every n: phi is not alone, as the "
-            "seed has it", (), file=_FILE, theorem="phi_is_not_alone"),
+    Theorem("INV-5.coq-any-unit", "for every real u other than 0 with u + 1/u an integer, u^n + u^-n is the integer "
+            "that the recurrence gives from (2, u + 1/u), for every integer n >= 0",
+            (inv05_lucas_closure.next_power_sum,), file=_FILE, theorem="any_unit_closes", counterparts=(_NEXT_SUM,)),
+    Theorem("INV-5.coq-silver", "(1 + sqrt 2)^n + (1 - sqrt 2)^n is an integer for every integer n >= 0", (),
+            file=_FILE, theorem="silver_powers_add"),
+    Theorem("INV-5.coq-not-alone", "some u > 1 other than phi^2 has u^n + u^-n an integer for every integer n >= 0: "
+            "phi^2 is not alone in it, contrary to the seed", (), file=_FILE, theorem="phi_is_not_alone"),
     Theorem("INV-5.coq-margin-sign", "the closure margin is >= 0 iff |g^2 - closes_to·g + 1| <= 2^-53 g^2, for all reals",
             (lucas.closure_margin,), file=_FILE, theorem="closure_margin_sign", counterparts=(_MARGIN,)),
     Theorem("INV-5.coq-margin-relative", "for every real g > 0 the closure margin is >= 0 iff |g + 1/g - closes_to| <= 2^-53 g",
@@ -74,8 +75,10 @@ THEOREMS: tuple[Obligation, ...] = (
     Theorem("INV-5.coq-margin-factors", "with closes_to = u + 1/u the closure margin is 2^-53 g^2 - |(g - u)(g - 1/u)|, for all "
             "reals g and every u but 0", (lucas.closure_margin,), file=_FILE, theorem="closure_margin_factors",
             counterparts=(_MARGIN,)),
-    Theorem("INV-5.coq-guard", "the guard's margin is 2^-53 g^2 - |(g - phi^2m)(g - phi^-2m)|, for every real g and every m",
-            _GUARDED, file=_FILE, theorem="golden_margin", counterparts=(_PAIR, _LUCAS, _MARGIN, _GUARD)),
-    Theorem("INV-5.coq-rounded", "whatever real u > 0 the gain g is within 2^-53 g of, the guard accepts it, if g >= 1/u",
-            _GUARDED, file=_FILE, theorem="rounded_is_accepted", counterparts=(_MARGIN,)),
+    Theorem("INV-5.coq-guard", "the guard's margin is 2^-53 g^2 - |(g - phi^2m)(g - phi^-2m)|, for every real g and "
+            "every integer m >= 0", _GUARDED, file=_FILE, theorem="golden_margin",
+            counterparts=(_PAIR, _LUCAS, _MARGIN, _GUARD)),
+    Theorem("INV-5.coq-rounded", "for every real u > 0 and every g >= 1/u within 2^-53 g of u, the closure margin with "
+            "closes_to = u + 1/u is >= 0: the guard accepts g", _GUARDED, file=_FILE, theorem="rounded_is_accepted",
+            counterparts=(_MARGIN, _GUARD)),
 )  # fmt: skip

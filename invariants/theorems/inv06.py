@@ -94,30 +94,32 @@ _DECAY, _UPDATE = (ema.decay_at,), (ema.averaged,)
 _CURVE = (DECAY, BLEND)
 
 THEOREMS: tuple[Obligation, ...] = (
-    Theorem("INV-6.coq-band", "the decay is in [start, end] at every step of every total, for start <= end", _DECAY, file=FILE,
-            theorem="decay_in_band", counterparts=_CURVE),
-    Theorem("INV-6.coq-cosine", "up to its total the decay is end - (end - start)(1 + cos(pi step/total))/2: over the reals the "
-            "clamp changes nothing", _DECAY, file=FILE, theorem="decay_is", counterparts=_CURVE),
-    Theorem("INV-6.coq-begins", "the decay of step 0 is the start", _DECAY, file=FILE, theorem="decay_begins",
+    Theorem("INV-6.coq-band", "for start <= end and every total but 0 the decay is in [start, end] at every real step",
+            _DECAY, file=FILE, theorem="decay_in_band", counterparts=_CURVE),
+    Theorem("INV-6.coq-cosine", "for total > 0 and start <= end the decay up to its total is end - (end - start)(1 + "
+            "cos(pi step/total))/2: over the reals the clamp changes nothing", _DECAY, file=FILE, theorem="decay_is",
             counterparts=_CURVE),
-    Theorem("INV-6.coq-ends", "from its total on the decay is the end", _DECAY, file=FILE, theorem="decay_ends",
-            counterparts=_CURVE),
-    Theorem("INV-6.coq-rises", "up to its total the decay rises with every step, however small, where start < end: it is never "
-            "stuck", _DECAY, file=FILE, theorem="decay_rises", counterparts=_CURVE),
-    Theorem("INV-6.coq-never-falls", "the decay never falls from any step >= 0 to any later one, past the total too", _DECAY,
-            file=FILE, theorem="decay_never_falls", counterparts=_CURVE),
-    Theorem("INV-6.coq-declared", "the declared decay is in [0.996, 1] at every step, 0.996 at step 0, and 1 from the total on",
-            _DECAY, file=FILE, theorem="declared_decay", counterparts=_CURVE),
-    Theorem("INV-6.coq-hull", "the updated average lies between the old one and the weight, for any decay whatever", _UPDATE,
-            file=FILE, theorem="update_in_hull", counterparts=(UPDATE,)),
-    Theorem("INV-6.coq-mixture", "for a decay in [0, 1] the updated average is decay·average + (1 - decay)·weight: holding it "
-            "changes nothing", _UPDATE, file=FILE, theorem="update_is_the_mixture", counterparts=(UPDATE,)),
+    Theorem("INV-6.coq-begins", "for total > 0 and start <= end the decay of step 0 is the start", _DECAY, file=FILE,
+            theorem="decay_begins", counterparts=_CURVE),
+    Theorem("INV-6.coq-ends", "for total > 0 and start <= end the decay is the end from its total on", _DECAY,
+            file=FILE, theorem="decay_ends", counterparts=_CURVE),
+    Theorem("INV-6.coq-rises", "where start < end the decay rises strictly from any real step >= 0 to any later one up "
+            "to its total: it is never stuck", _DECAY, file=FILE, theorem="decay_rises", counterparts=_CURVE),
+    Theorem("INV-6.coq-never-falls", "for total > 0 and start <= end the decay never falls from any real step >= 0 to "
+            "any later one, past the total too", _DECAY, file=FILE, theorem="decay_never_falls", counterparts=_CURVE),
+    Theorem("INV-6.coq-declared", "for every total > 0 the declared decay is in [0.996, 1] at every real step, 0.996 "
+            "at step 0, and 1 from the total on", _DECAY, file=FILE, theorem="declared_decay", counterparts=_CURVE),
+    Theorem("INV-6.coq-hull", "over the reals the updated average lies between the old one and the weight, for any "
+            "decay whatever", _UPDATE, file=FILE, theorem="update_in_hull", counterparts=(UPDATE,)),
+    Theorem("INV-6.coq-mixture", "over the reals the updated average is decay·average + (1 - decay)·weight for a decay "
+            "in [0, 1]: holding it changes nothing", _UPDATE, file=FILE, theorem="update_is_the_mixture",
+            counterparts=(UPDATE,)),
     Theorem("INV-6.coq-bounds", "bounds that hold of the start and of every weight hold of the average after any number of "
             "updates, whatever the decays", _UPDATE, file=FILE, theorem="average_stays_in_bounds", counterparts=(UPDATE,)),
-    Theorem("INV-6.coq-approaches", "towards a weight that stands still the distance of the average is the product of the "
-            "decays, in [0, 1], times the first, after any number of updates", _UPDATE, file=FILE,
+    Theorem("INV-6.coq-approaches", "for decays in [0, 1] and a weight that stands still, average - weight is the "
+            "product of the decays times what it was at the start, after any number of updates", _UPDATE, file=FILE,
             theorem="average_approaches", counterparts=(UPDATE,)),
-    Theorem("INV-6.coq-guard", "the guard's margin is >= 0 exactly where the decay is in the band, on its schedule, not below "
-            "the one before, and no average is outside its hull", (inv06.margin,), file=FILE, theorem="margin_is_the_guard",
-            counterparts=(MARGIN,)),
+    Theorem("INV-6.coq-guard", "over the reals the guard's margin is >= 0 exactly where the decay is in the band, on "
+            "its schedule, not below the one before, and no average is outside its hull", (inv06.margin,), file=FILE,
+            theorem="margin_is_the_guard", counterparts=(MARGIN,)),
 )  # fmt: skip

@@ -86,11 +86,13 @@ THEOREMS: tuple[Obligation, ...] = (
             theorem="scatter_is", counterparts=(SCATTER,)),
     Theorem("INV-7.coq-density", "the derivative of F(t) = 1/2 + t / (2 sqrt(2 + t^2)) is (2 + t^2)^(-3/2), Student's density "
             "with two degrees of freedom, at every t", _TAIL, file=FILE, theorem="student_density", counterparts=(TAIL,)),
-    Theorem("INV-7.coq-increasing", "F rises strictly", _TAIL, file=FILE, theorem="student_increasing", counterparts=(TAIL,)),
-    Theorem("INV-7.coq-symmetric", "F(-t) = 1 - F(t)", _TAIL, file=FILE, theorem="student_symmetric", counterparts=(TAIL,)),
+    Theorem("INV-7.coq-increasing", "F rises strictly over the reals", _TAIL, file=FILE, theorem="student_increasing",
+            counterparts=(TAIL,)),
+    Theorem("INV-7.coq-symmetric", "F(-t) = 1 - F(t) at every t", _TAIL, file=FILE, theorem="student_symmetric",
+            counterparts=(TAIL,)),
     Theorem("INV-7.coq-values", "0 < F(t) < 1 at every t", _TAIL, file=FILE, theorem="student_range", counterparts=(TAIL,)),
-    Theorem("INV-7.coq-tail", "1 - F(t) < 1 / (2 t^2) for t > 0: F tends to 1, and by symmetry to 0 on the other side", _TAIL,
-            file=FILE, theorem="student_tail", counterparts=(TAIL,)),
+    Theorem("INV-7.coq-tail", "1 - F(t) < 1 / (2 t^2) for every t > 0", _TAIL, file=FILE, theorem="student_tail",
+            counterparts=(TAIL,)),
     Theorem("INV-7.coq-exact", "of three runs that differ the significance is positive exactly where F(t) < alpha, with t = "
             "(mean - target) / sqrt(s^2/3): for every level 0 <= alpha <= 1/2",
             (victory.significance, victory.lead, victory.scatter, *_TAIL), file=FILE, theorem="significance_is_the_t_test",
@@ -101,10 +103,12 @@ THEOREMS: tuple[Obligation, ...] = (
             "with 0 <= alpha (1 - alpha) <= 1/12", _GATE, file=FILE, theorem="met_means_all_below", counterparts=(GATE,)),
     Theorem("INV-7.coq-levels", "every level from 0 to 1/20 is one of these: 0 <= alpha (1 - alpha) <= 1/12", (), file=FILE,
             theorem="declared_levels_mean_all_below"),
-    Theorem("INV-7.coq-looser", "at every level with alpha (1 - alpha) > 1/12 the gate is met by three runs of which one is not "
-            "below the target", _GATE, file=FILE, theorem="looser_levels_do_not", counterparts=(GATE,)),
-    Theorem("INV-7.coq-lowering", "lowering all three runs by the same amount never loses the gate, at any level from 0 to 1",
-            _GATE, file=FILE, theorem="lowering_all_keeps_the_gate", counterparts=(GATE,)),
-    Theorem("INV-7.coq-not-enough", "the seed's reading is false: three different runs below the declared target that do not "
-            "meet the gate", _GATE, file=FILE, theorem="all_below_is_not_enough", counterparts=(GATE,)),
+    Theorem("INV-7.coq-looser", "at every level with alpha (1 - alpha) > 1/12 the gate is met by some three runs, for "
+            "some target, of which one is not below it", _GATE, file=FILE, theorem="looser_levels_do_not",
+            counterparts=(GATE,)),
+    Theorem("INV-7.coq-lowering", "lowering all three runs by the same amount >= 0 never loses the gate, at any level "
+            "from 0 to 1", _GATE, file=FILE, theorem="lowering_all_keeps_the_gate", counterparts=(GATE,)),
+    Theorem("INV-7.coq-not-enough", "some three different runs, all below the declared target, do not meet the gate at "
+            "the declared level, contrary to the seed", _GATE, file=FILE, theorem="all_below_is_not_enough",
+            counterparts=(GATE,)),
 )  # fmt: skip

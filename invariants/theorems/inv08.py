@@ -184,45 +184,53 @@ THEOREMS: tuple[Obligation, ...] = (
             file=_FILE, theorem="clamp_in_band", counterparts=(_CLAMP,)),
     Theorem("INV-8.coq-clamp-inside", "clamp changes no real that is in its interval already", (schedule.clamp,),
             file=_FILE, theorem="clamp_inside", counterparts=(_CLAMP,)),
-    Theorem("INV-8.coq-plateau", "on the plateau the rate of WSD is in [anchor/phi^k, anchor·phi^k] if the peak is, for every "
-            "k, every anchor and all real steps", (schedule.wsd,), file=_FILE, theorem="wsd_plateau",
+    Theorem("INV-8.coq-plateau", "for warmup <= step < stable_end the rate of WSD is in [anchor/phi^k, anchor·phi^k] "
+            "if the peak is, for every integer k >= 0, every real anchor and every real step", (schedule.wsd,),
+            file=_FILE, theorem="wsd_plateau", counterparts=_WSD_PARTS),
+    Theorem("INV-8.coq-range", "if 0 <= floor <= peak, the rate of WSD is in [0, peak] at every real step >= 0, "
+            "whatever the order of its phases", (schedule.wsd,), file=_FILE, theorem="wsd_in_range",
             counterparts=_WSD_PARTS),
-    Theorem("INV-8.coq-range", "if 0 <= floor <= peak, the rate of WSD is in [0, peak] at every real step, whatever the order "
-            "of its phases", (schedule.wsd,), file=_FILE, theorem="wsd_in_range", counterparts=_WSD_PARTS),
-    Theorem("INV-8.coq-above-floor", "once warm, the rate of WSD is not below the floor, at every real step", (schedule.wsd,),
-            file=_FILE, theorem="wsd_above_floor", counterparts=_WSD_PARTS),
-    Theorem("INV-8.coq-ends", "from step `total` on the rate of WSD is the floor, exactly, for ever", (schedule.wsd,),
-            file=_FILE, theorem="wsd_ends_at_floor", counterparts=_WSD_PARTS),
-    Theorem("INV-8.coq-warmup-line", "the warm-up of WSD is peak·(step + 1)/warmup for 0 <= step <= warmup - 1",
-            (schedule.wsd,), file=_FILE, theorem="wsd_warmup_line", counterparts=_WSD_PARTS),
-    Theorem("INV-8.coq-decay-line", "between stable_end and total the rate of WSD is "
-            "floor + (peak - floor)(total - step)/(total - stable_end)", (schedule.wsd,), file=_FILE,
+    Theorem("INV-8.coq-above-floor", "if floor <= peak, the rate of WSD is not below the floor at any real step from "
+            "warmup on", (schedule.wsd,), file=_FILE, theorem="wsd_above_floor", counterparts=_WSD_PARTS),
+    Theorem("INV-8.coq-ends", "for warmup <= stable_end <= total the rate of WSD is the floor, exactly, from step "
+            "`total` on", (schedule.wsd,), file=_FILE, theorem="wsd_ends_at_floor", counterparts=_WSD_PARTS),
+    Theorem("INV-8.coq-warmup-line", "if peak >= 0, the warm-up of WSD is peak·(step + 1)/warmup for every real step "
+            "with 0 <= step <= warmup - 1", (schedule.wsd,), file=_FILE, theorem="wsd_warmup_line",
+            counterparts=_WSD_PARTS),
+    Theorem("INV-8.coq-decay-line", "if floor <= peak and warmup <= stable_end, the rate of WSD is floor + (peak - "
+            "floor)(total - step)/(total - stable_end) for stable_end <= step < total", (schedule.wsd,), file=_FILE,
             theorem="wsd_decay_line", counterparts=_WSD_PARTS),
-    Theorem("INV-8.coq-never-rises", "from stable_end on the rate of WSD never rises, from any real step to any later one, past "
-            "the end too", (schedule.wsd,), file=_FILE, theorem="wsd_never_rises", counterparts=_WSD_PARTS),
-    Theorem("INV-8.coq-cosine-range", "if 0 <= floor <= peak, the cosine schedule, with the real cosine, is in [0, peak] at "
-            "every real step", (schedule.cosine,), file=_FILE, theorem="cosine_in_range", counterparts=_COSINE_PARTS),
-    Theorem("INV-8.coq-cosine-ends", "from step `total` on the cosine schedule is the floor, exactly, for ever",
-            (schedule.cosine,), file=_FILE, theorem="cosine_ends_at_floor", counterparts=_COSINE_PARTS),
-    Theorem("INV-8.coq-cosine-curve", "the decay of the cosine schedule is floor + (peak - floor)(1 + cos(pi t))/2, t the part "
-            "of it that is done: the clamp changes nothing over the reals", (schedule.cosine,), file=_FILE,
-            theorem="cosine_decay_curve", counterparts=_COSINE_PARTS),
-    Theorem("INV-8.coq-cosine-never-rises", "once warm, the cosine schedule never rises, with the real cosine, from any step to "
-            "any later one, past the end too", (schedule.cosine,), file=_FILE, theorem="cosine_never_rises",
+    Theorem("INV-8.coq-never-rises", "if floor <= peak and warmup <= stable_end, the rate of WSD never rises from any "
+            "real step from stable_end on to any later one, past the end too", (schedule.wsd,), file=_FILE,
+            theorem="wsd_never_rises", counterparts=_WSD_PARTS),
+    Theorem("INV-8.coq-cosine-range", "if 0 <= floor <= peak, the cosine schedule, with the real cosine, is in [0, "
+            "peak] at every real step >= 0", (schedule.cosine,), file=_FILE, theorem="cosine_in_range",
             counterparts=_COSINE_PARTS),
-    Theorem("INV-8.coq-seed-returns", "the seed's schedule, whose progress is not clamped, is back at its peak every second "
-            "decay length after the decay began, for every configuration", (inv08_lr_band.seed_schedule,), file=_FILE,
-            theorem="seed_returns_to_peak", counterparts=(_SEED,)),
-    Theorem("INV-8.coq-seed-rises", "with the seed's numbers it is 0.002 at the declared end, step 1000, and 0.02 at step 2000",
-            (inv08_lr_band.seed_schedule,), file=_FILE, theorem="seed_rises_again", counterparts=(_SEED,)),
+    Theorem("INV-8.coq-cosine-ends", "for warmup <= total the cosine schedule is the floor, exactly, from step `total` "
+            "on", (schedule.cosine,), file=_FILE, theorem="cosine_ends_at_floor", counterparts=_COSINE_PARTS),
+    Theorem("INV-8.coq-cosine-curve", "if floor <= peak, the cosine schedule at warmup <= step < total is floor + "
+            "(peak - floor)(1 + cos(pi t))/2 with t = (step - warmup)/(total - warmup): over the reals the clamp "
+            "changes nothing", (schedule.cosine,), file=_FILE, theorem="cosine_decay_curve",
+            counterparts=_COSINE_PARTS),
+    Theorem("INV-8.coq-cosine-never-rises", "if floor <= peak, the cosine schedule, with the real cosine, never rises "
+            "from any real step from warmup on to any later one, past the end too", (schedule.cosine,), file=_FILE,
+            theorem="cosine_never_rises", counterparts=_COSINE_PARTS),
+    Theorem("INV-8.coq-seed-returns", "for warmup <= stable_end < total the seed's schedule, whose progress is not "
+            "clamped, is at its peak any even number of decay lengths after stable_end, with the real cosine",
+            (inv08_lr_band.seed_schedule,), file=_FILE, theorem="seed_returns_to_peak", counterparts=(_SEED,)),
+    Theorem("INV-8.coq-seed-rises", "with the seed's numbers and the real cosine it is 0.002 at the declared end, step "
+            "1000, and 0.02 at step 2000", (inv08_lr_band.seed_schedule,), file=_FILE, theorem="seed_rises_again",
+            counterparts=(_SEED,)),
     Theorem("INV-8.coq-golden-power", "the pair that exact arithmetic gives for phi^n is phi^n, for every integer n",
             (Golden.__pow__,), file="GoldenNumber", theorem="value_power_Z", counterparts=(_POWER,)),
-    Theorem("INV-8.coq-golden-order", "the sign of a + b·phi that exact arithmetic decides by squares is the sign of the real "
-            "number", (Golden.sign,), file="GoldenNumber", theorem="nonnegative_is_order", counterparts=(_SIGN,)),
+    Theorem("INV-8.coq-golden-order", "exact arithmetic decides by squares that a + b·phi is >= 0 exactly where the "
+            "real number is, for all real a and b", (Golden.sign,), file="GoldenNumber", theorem="nonnegative_is_order",
+            counterparts=(_SIGN,)),
     Theorem("INV-8.coq-anchor", "the exact number computed for anchor n is phi^-n / 2, for every integer n", (anchors.anchor,),
             file=_ANCHORS, theorem="anchor_value", counterparts=(_ANCHOR,)),
-    Theorem("INV-8.coq-band", "the computed ends of the band are anchor/phi^k and anchor·phi^k, for every integer n and every "
-            "k >= 0", (anchors.band,), file=_ANCHORS, theorem="band_value", counterparts=(_ANCHOR, _BAND)),
+    Theorem("INV-8.coq-band", "the computed ends of the band are anchor/phi^k and anchor·phi^k, for every integer n "
+            "and every integer k >= 0", (anchors.band,), file=_ANCHORS, theorem="band_value",
+            counterparts=(_ANCHOR, _BAND)),
     Theorem("INV-8.coq-one-nearest", "every positive real rate has exactly one nearest anchor", (anchors.is_nearest,),
             file=_ANCHORS, theorem="one_nearest", counterparts=_NEAREST_PARTS),
     Theorem("INV-8.coq-nearest-found", "for every positive real rate the search finds n iff n is the nearest anchor and "
@@ -230,13 +238,13 @@ THEOREMS: tuple[Obligation, ...] = (
             counterparts=(*_NEAREST_PARTS, _SEARCH)),
     Theorem("INV-8.coq-nearest", "the nearest anchor is within a factor sqrt(phi) of the rate, for every positive real rate",
             (anchors.is_nearest,), file=_ANCHORS, theorem="nearest_is_near", counterparts=_NEAREST_PARTS),
-    Theorem("INV-8.coq-every-rate", "every positive real rate lies in the band of some anchor, for every width k >= 1",
-            (anchors.band,), file=_ANCHORS, theorem="every_rate_in_a_band", counterparts=(_ANCHOR, _BAND)),
+    Theorem("INV-8.coq-every-rate", "every positive real rate lies in the band of some anchor, for every integer width "
+            "k >= 1", (anchors.band,), file=_ANCHORS, theorem="every_rate_in_a_band", counterparts=(_ANCHOR, _BAND)),
     Theorem("INV-8.coq-alpha-phi", "alpha_phi, as it runs, is phi^-3 / 2 = (sqrt 5 - 2) / 2", (), file=_ANCHORS,
             theorem="alpha_phi_value"),
     Theorem("INV-8.coq-seed-value", "alpha_phi / phi^3 is between 0.027864 and 0.027865", (), file=_ANCHORS,
             theorem="seed_identity_value"),
-    Theorem("INV-8.coq-seed-identity", "alpha_phi / phi^3 is not 0.004, as the seed has it", (), file=_ANCHORS,
+    Theorem("INV-8.coq-seed-identity", "alpha_phi / phi^3 is not 0.004, contrary to the seed", (), file=_ANCHORS,
             theorem="seed_identity_false"),
     Theorem("INV-8.coq-default-anchor", "the default anchor is between 0.00406 and 0.00407", (anchors.anchor,), file=_ANCHORS,
             theorem="default_anchor", counterparts=(_ANCHOR,)),

@@ -73,26 +73,26 @@ MARGIN = Counterpart(
 _SCORES = (attention.score, attention.interaction)
 
 THEOREMS: tuple[Obligation, ...] = (
-    Theorem("INV-9.coq-gain", "phi^2 = phi + 1 = (3 + sqrt 5) / 2", (attention.golden_gain,), file=_FILE,
-            theorem="golden_gain_value"),
-    Theorem("INV-9.coq-ends", "the declared ends of the gain phi^2 enclose it, and are 2^-51 apart", (inv09.GoldenGain,),
-            file=_FILE, theorem="golden_gain_enclosed"),
-    Theorem("INV-9.coq-scale", "over the reals the scale times sqrt d is the gain, and its square times d the gain's square, for "
-            "every gain and every d > 0", (attention.score_scale,), file=_FILE, theorem="scale_times_root",
-            counterparts=(SCALE,)),
+    Theorem("INV-9.coq-gain", "phi^2 = phi + 1 = (3 + sqrt 5) / 2", (), file=_FILE, theorem="golden_gain_value"),
+    Theorem("INV-9.coq-ends", "the declared ends of the gain phi^2 enclose it, and are 2^-51 apart", (), file=_FILE,
+            theorem="golden_gain_enclosed"),
+    Theorem("INV-9.coq-scale", "over the reals the scale times sqrt d is the gain, and its square times d the gain's "
+            "square, for every gain and every real d > 0", (attention.score_scale,), file=_FILE,
+            theorem="scale_times_root", counterparts=(SCALE,)),
     Theorem("INV-9.coq-score", "over the reals the score of a head of n coordinates is gain · q.k / sqrt n, for every n >= 1",
             (attention.score, attention.score_scale), file=_FILE, theorem="score_has_the_gain", counterparts=(SCORE, SCALE)),
-    Theorem("INV-9.coq-bilinear", "scores are linear in q, in k and in the scale, and the same with q and k exchanged, for "
-            "every n", (attention.score,), file=_FILE, theorem="score_is_bilinear", counterparts=(SCORE,)),
-    Theorem("INV-9.coq-bounded", "no score exceeds |scale| |q| |k|, for every n", (attention.score,), file=_FILE,
-            theorem="score_is_bounded", counterparts=(SCORE,)),
-    Theorem("INV-9.coq-interaction", "the second difference of scores is scale · (q1 - q2).(k1 - k2), for every n", _SCORES,
-            file=_FILE, theorem="interaction_factors", counterparts=(SCORE, INTERACTION)),
-    Theorem("INV-9.coq-queries", "for a scale that is not 0 the second difference is 0 for all pairs of k exactly where the "
-            "two q are the same, for every n", _SCORES, file=_FILE, theorem="scores_tell_queries_apart",
-            counterparts=(SCORE, INTERACTION)),
-    Theorem("INV-9.coq-keys", "for a scale that is not 0 the second difference is 0 for all pairs of q exactly where the "
-            "two k are the same, for every n", _SCORES, file=_FILE, theorem="scores_tell_keys_apart",
+    Theorem("INV-9.coq-bilinear", "over the reals scores are linear in q and in k, proportional to the scale, and the "
+            "same with q and k exchanged, for every n", (attention.score,), file=_FILE, theorem="score_is_bilinear",
+            counterparts=(SCORE,)),
+    Theorem("INV-9.coq-bounded", "over the reals no score exceeds |scale| |q| |k| in size, for every n",
+            (attention.score,), file=_FILE, theorem="score_is_bounded", counterparts=(SCORE,)),
+    Theorem("INV-9.coq-interaction", "over the reals the second difference of scores is scale · (q1 - q2).(k1 - k2), "
+            "for every n", _SCORES, file=_FILE, theorem="interaction_factors", counterparts=(SCORE, INTERACTION)),
+    Theorem("INV-9.coq-queries", "for a scale that is not 0 the second difference over the reals is 0 for all pairs of "
+            "k exactly where the two q are the same, for every n", _SCORES, file=_FILE,
+            theorem="scores_tell_queries_apart", counterparts=(SCORE, INTERACTION)),
+    Theorem("INV-9.coq-keys", "for a scale that is not 0 the second difference over the reals is 0 for all pairs of q "
+            "exactly where the two k are the same, for every n", _SCORES, file=_FILE, theorem="scores_tell_keys_apart",
             counterparts=(SCORE, INTERACTION)),
     Theorem("INV-9.coq-margin", "over the reals the margin is >= 0 exactly where the gain is between its ends, the deviation "
             "within the tolerance and the spread at least the floor", (inv09.margin,), file=_FILE, theorem="margin_accepts",

@@ -111,21 +111,22 @@ _SURVIVAL = (halving.survivors, halving.rank, halving.goes_before, halving.keep)
 _WHO = (SURVIVORS, RANK, ORDER, KEEP)
 
 THEOREMS: tuple[Obligation, ...] = (
-    Theorem("INV-10.coq-rungs-all", "for every first rung of at least 1, every end and every k: the k-th rung is r0·3^k if that "
-            "is before the end, and there is none if it is not", _STEPS, file=_RUNGS, theorem="rungs_all",
-            counterparts=(STEPS, NEXT)),
-    Theorem("INV-10.coq-rungs-exactly", "a step is a rung iff it is r0·3^k for some k and before the end", _STEPS, file=_RUNGS,
-            theorem="rungs_exactly", counterparts=(STEPS, NEXT)),
-    Theorem("INV-10.coq-rungs-rise", "rungs rise strictly, however many there are", _STEPS, file=_RUNGS, theorem="rungs_rise",
-            counterparts=(STEPS, NEXT)),
-    Theorem("INV-10.coq-due", "the rungs due after a step are the rungs of a run that ends just after it, or with the run",
-            (halving.rungs_due, *_STEPS), file=_RUNGS, theorem="due_are_rungs", counterparts=(DUE, STEPS, NEXT)),
+    Theorem("INV-10.coq-rungs-all", "for every first rung r0 >= 1, every end and every integer k >= 0: the k-th rung "
+            "is r0·3^k if that is before the end, and there is none if it is not", _STEPS, file=_RUNGS,
+            theorem="rungs_all", counterparts=(STEPS, NEXT)),
+    Theorem("INV-10.coq-rungs-exactly", "for a first rung r0 >= 1 a step is a rung iff it is r0·3^k for some integer k "
+            ">= 0 and before the end", _STEPS, file=_RUNGS, theorem="rungs_exactly", counterparts=(STEPS, NEXT)),
+    Theorem("INV-10.coq-rungs-rise", "for a first rung of at least 1 the rungs rise strictly, however many there are",
+            _STEPS, file=_RUNGS, theorem="rungs_rise", counterparts=(STEPS, NEXT)),
+    Theorem("INV-10.coq-due", "for a first rung of at least 1 the rungs due after a step are the rungs of a run that "
+            "ends just after it, or with the run", (halving.rungs_due, *_STEPS), file=_RUNGS, theorem="due_are_rungs",
+            counterparts=(DUE, STEPS, NEXT)),
     Theorem("INV-10.coq-keep", "of any n >= 1 trials a rung keeps at least one and at most n: one of fewer than six, a third "
             "rounded down of three or more", (halving.keep,), file=_RUNGS, theorem="keep_some", counterparts=(KEEP,)),
-    Theorem("INV-10.coq-misplaced", "how far rungs are from those due is the largest of the distances and the difference in "
-            "number, for lists of any length", (halving.misplaced,), file=_RUNGS, theorem="misplaced_is_largest",
-            counterparts=(MISPLACED,)),
-    Theorem("INV-10.coq-in-place", "rungs are 0 off those due iff they are the same, for lists of any length",
+    Theorem("INV-10.coq-misplaced", "how far rungs are from those due is the largest of the distances of the pairs and "
+            "the difference in number, for real lists of any length", (halving.misplaced,), file=_RUNGS,
+            theorem="misplaced_is_largest", counterparts=(MISPLACED,)),
+    Theorem("INV-10.coq-in-place", "rungs are 0 off those due iff they are the same, for real lists of any length",
             (halving.misplaced,), file=_RUNGS, theorem="misplaced_zero", counterparts=(MISPLACED,)),
     Theorem("INV-10.coq-order", "among numbers a trial goes before another iff its loss is lower, or equal and its place first",
             (halving.goes_before,), file=_RACE, theorem="order_is", counterparts=(ORDER,)),
@@ -133,23 +134,28 @@ THEOREMS: tuple[Obligation, ...] = (
             (halving.goes_before,), file=_RACE, theorem="order_total", counterparts=(ORDER,)),
     Theorem("INV-10.coq-order-transitive", "what goes before a trial goes before all that come after it, among numbers",
             (halving.goes_before,), file=_RACE, theorem="order_transitive", counterparts=(ORDER,)),
-    Theorem("INV-10.coq-rank-orders", "in any number of trials one has the lower rank iff it goes before the other",
-            (halving.rank, halving.goes_before), file=_RACE, theorem="rank_orders", counterparts=(RANK, ORDER)),
-    Theorem("INV-10.coq-ranks", "the ranks of n trials are 0 to n - 1, each once, whatever their losses, ties included",
-            (halving.rank, halving.goes_before), file=_RACE, theorem="ranks_permute", counterparts=(RANK, ORDER)),
-    Theorem("INV-10.coq-survivors", "exactly keep(n) of n >= 1 trials survive a rung, whatever their losses, ties included",
-            _SURVIVAL, file=_RACE, theorem="survivors_count", counterparts=_WHO),
-    Theorem("INV-10.coq-survivors-first", "every survivor of a rung goes before every trial that it drops", _SURVIVAL,
-            file=_RACE, theorem="survivors_first", counterparts=_WHO),
-    Theorem("INV-10.coq-best", "of any number of trials the one with the least loss, the first of those that share it, has "
-            "rank 0 and survives", _SURVIVAL, file=_RACE, theorem="best_survives", counterparts=_WHO),
-    Theorem("INV-10.coq-alive", "the trials alive after any number of rungs are trials of the start, in rising order, no trial "
-            "twice", (halving.last_alive,), file=_RACE, theorem="alive_are_trials", counterparts=(ALIVE, *_WHO)),
-    Theorem("INV-10.coq-race", "a trial that at every rung has the least loss of all, and is the first of those that share it, "
-            "is alive after any number of rungs, whatever becomes of the others", (halving.last_alive, *_SURVIVAL),
-            file=_RACE, theorem="best_stays_alive", counterparts=(ALIVE, *_WHO)),
-    Theorem("INV-10.coq-alive-count", "of n >= 1 trials max(1, n div 3^k) are alive after k rungs, whatever the losses",
-            (halving.last_alive, *_SURVIVAL), file=_RACE, theorem="alive_count", counterparts=(ALIVE, *_WHO)),
-    Theorem("INV-10.coq-one-left", "exactly one of n >= 1 trials is left after k rungs iff n < 2·3^k",
-            (halving.last_alive, *_SURVIVAL), file=_RACE, theorem="one_left", counterparts=(ALIVE, *_WHO)),
+    Theorem("INV-10.coq-rank-orders", "in any number of trials with real losses one has the lower rank iff it goes "
+            "before the other", (halving.rank, halving.goes_before), file=_RACE, theorem="rank_orders",
+            counterparts=(RANK, ORDER)),
+    Theorem("INV-10.coq-ranks", "the ranks of n trials are 0 to n - 1, each once, whatever their real losses, ties "
+            "included", (halving.rank, halving.goes_before), file=_RACE, theorem="ranks_permute",
+            counterparts=(RANK, ORDER)),
+    Theorem("INV-10.coq-survivors", "exactly keep(n) of n >= 1 trials survive a rung, whatever their real losses, ties "
+            "included", _SURVIVAL, file=_RACE, theorem="survivors_count", counterparts=_WHO),
+    Theorem("INV-10.coq-survivors-first", "every survivor of a rung goes before every trial that it drops, whatever "
+            "the real losses", _SURVIVAL, file=_RACE, theorem="survivors_first", counterparts=_WHO),
+    Theorem("INV-10.coq-best", "of any number of trials with real losses the one with the least, the first of those "
+            "that share it, has rank 0 and survives", _SURVIVAL, file=_RACE, theorem="best_survives",
+            counterparts=_WHO),
+    Theorem("INV-10.coq-alive", "the trials alive after any number of rungs of real losses are trials of the start, in "
+            "rising order, no trial twice", (halving.last_alive,), file=_RACE, theorem="alive_are_trials",
+            counterparts=(ALIVE, *_WHO)),
+    Theorem("INV-10.coq-race", "a trial that at every rung has the least of all real losses, and is the first of those "
+            "that share it, is alive after any number of rungs, whatever becomes of the others",
+            (halving.last_alive, *_SURVIVAL), file=_RACE, theorem="best_stays_alive", counterparts=(ALIVE, *_WHO)),
+    Theorem("INV-10.coq-alive-count", "of n >= 1 trials max(1, n div 3^k) are alive after k rungs, whatever the real "
+            "losses", (halving.last_alive, *_SURVIVAL), file=_RACE, theorem="alive_count", counterparts=(ALIVE, *_WHO)),
+    Theorem("INV-10.coq-one-left", "exactly one of n >= 1 trials is left after k rungs iff n < 2·3^k, whatever the "
+            "real losses", (halving.last_alive, *_SURVIVAL), file=_RACE, theorem="one_left",
+            counterparts=(ALIVE, *_WHO)),
 )  # fmt: skip

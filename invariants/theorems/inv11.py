@@ -205,60 +205,65 @@ _MARGIN = (inv11.margin, inv11.nearest_bound, inv11.gain_tolerance)
 THEOREMS: tuple[Obligation, ...] = (
     Theorem("INV-11.coq-product", "the product of two doubly stochastic n by n matrices is doubly stochastic, for every n",
             (birkhoff.matmul,), file=_MATRICES, theorem="product_doubly_stochastic", counterparts=(MATMUL,)),
-    Theorem("INV-11.coq-convex", "a mixture of any number of doubly stochastic n by n matrices, with weights >= 0 that sum "
-            "to 1, is doubly stochastic", (birkhoff.mixture,), file=_MATRICES, theorem="mixture_doubly_stochastic"),
-    Theorem("INV-11.coq-blend", "with A and B t A + (1 - t) B is doubly stochastic for 0 <= t <= 1", (birkhoff.mixture,),
-            file=_MATRICES, theorem="blend_doubly_stochastic"),
-    Theorem("INV-11.coq-depth", "the product of any number of doubly stochastic matrices is doubly stochastic",
-            (birkhoff.matmul, inv11.margin), file=_MATRICES, theorem="composite_doubly_stochastic",
+    Theorem("INV-11.coq-convex", "a mixture of any number of doubly stochastic n by n matrices, with weights >= 0 that "
+            "sum to 1, is doubly stochastic", (), file=_MATRICES, theorem="mixture_doubly_stochastic"),
+    Theorem("INV-11.coq-blend", "t A + (1 - t) B is doubly stochastic for doubly stochastic n by n matrices A and B "
+            "and 0 <= t <= 1", (), file=_MATRICES, theorem="blend_doubly_stochastic"),
+    Theorem("INV-11.coq-depth", "the product of any number >= 1 of doubly stochastic n by n matrices is doubly "
+            "stochastic, for every n", (birkhoff.matmul,), file=_MATRICES, theorem="composite_doubly_stochastic",
             counterparts=(COMPOSITE,)),
-    Theorem("INV-11.coq-order", "to apply the product through depth is to apply its matrices one after the other, the "
-            "first first", (birkhoff.matmul, birkhoff.apply), file=_MATRICES, theorem="composite_applies_in_order",
-            counterparts=(COMPOSITE, APPLY)),
+    Theorem("INV-11.coq-order", "to apply the product of any number >= 1 of n by n matrices is to apply them one after "
+            "the other, the first first", (birkhoff.matmul, birkhoff.apply), file=_MATRICES,
+            theorem="composite_applies_in_order", counterparts=(COMPOSITE, APPLY)),
     Theorem("INV-11.coq-permutation", "the matrix of a permutation of 0 to n - 1 is doubly stochastic, for every n",
             (birkhoff.mixture,), file=_MATRICES, theorem="permutation_doubly_stochastic",
             counterparts=(PERMUTATION_MATRIX,)),
     Theorem("INV-11.coq-permutations", "the permutations that run are all of 0 to n - 1 in lexicographic order, n! in "
             "number, for every n", (birkhoff.permutations,), file=_PERMUTATIONS, theorem="permutations_in_order",
             counterparts=(PERMUTATIONS,)),
-    Theorem("INV-11.coq-mixture", "the running mixture of the n! permutation matrices is doubly stochastic for every n and "
-            "all weights >= 0 that sum to 1", (birkhoff.mixture, birkhoff.permutations), file=_PERMUTATIONS,
+    Theorem("INV-11.coq-mixture", "the running mixture of the n! permutation matrices is doubly stochastic for every n "
+            "and all n! weights >= 0 that sum to 1", (birkhoff.mixture, birkhoff.permutations), file=_PERMUTATIONS,
             theorem="permutation_mixture_doubly_stochastic", counterparts=(MIXTURE, PERMUTATIONS)),
-    Theorem("INV-11.coq-gain-norms", "no matrix of any size increases the infinity norm, the 1-norm or the 2-norm of a "
-            "vector by more than its running gain", (birkhoff.apply, birkhoff.gain), file=_NORMS,
-            theorem="gain_bounds_norms", counterparts=(APPLY, GAIN)),
+    Theorem("INV-11.coq-gain-norms", "no n by n matrix increases the infinity norm, the 1-norm or the 2-norm of a "
+            "vector by more than the factor of its running gain, for every n >= 1", (birkhoff.apply, birkhoff.gain),
+            file=_NORMS, theorem="gain_bounds_norms", counterparts=(APPLY, GAIN)),
     Theorem("INV-11.coq-gain-1", "the running gain of a doubly stochastic n by n matrix is 1, for every n >= 1",
             (birkhoff.gain,), file=_NORMS, theorem="gain_of_doubly_stochastic", counterparts=(GAIN,)),
-    Theorem("INV-11.coq-norms", "a doubly stochastic matrix of any size increases none of the three norms of any vector",
-            (birkhoff.apply,), file=_NORMS, theorem="apply_increases_no_norm", counterparts=(APPLY,)),
-    Theorem("INV-11.coq-nonexpansive", "a doubly stochastic matrix moves no two vectors further apart in any of the three "
-            "norms", (birkhoff.apply,), file=_NORMS, theorem="apply_is_nonexpansive", counterparts=(APPLY,)),
-    Theorem("INV-11.coq-depth-norms", "the product of any number of doubly stochastic matrices increases none of the three "
-            "norms", (birkhoff.apply, birkhoff.matmul), file=_NORMS, theorem="composite_increases_no_norm",
-            counterparts=(APPLY, COMPOSITE)),
+    Theorem("INV-11.coq-norms", "a doubly stochastic matrix of any size increases neither the infinity norm nor the "
+            "1-norm nor the 2-norm of any vector", (birkhoff.apply,), file=_NORMS, theorem="apply_increases_no_norm",
+            counterparts=(APPLY,)),
+    Theorem("INV-11.coq-nonexpansive", "a doubly stochastic matrix of any size moves no two vectors further apart in "
+            "the infinity norm, the 1-norm or the 2-norm", (birkhoff.apply,), file=_NORMS,
+            theorem="apply_is_nonexpansive", counterparts=(APPLY,)),
+    Theorem("INV-11.coq-depth-norms", "the product of any number >= 1 of doubly stochastic n by n matrices increases "
+            "neither the infinity norm nor the 1-norm nor the 2-norm of any vector", (birkhoff.apply, birkhoff.matmul),
+            file=_NORMS, theorem="composite_increases_no_norm", counterparts=(APPLY, COMPOSITE)),
     Theorem("INV-11.coq-sum", "a doubly stochastic matrix keeps the sum over the streams, and streams that are equal as "
             "they are", (birkhoff.apply,), file=_NORMS, theorem="apply_keeps_the_sum", counterparts=(APPLY,)),
     Theorem("INV-11.coq-residual-bound", "the running residual is the least bound of |row sum - 1|, |column sum - 1| and "
             "-entry, for every n >= 1", (birkhoff.residual,), file=_GUARD, theorem="residual_bound",
             counterparts=(RESIDUAL,)),
-    Theorem("INV-11.coq-residual-sign", "the running residual is >= 0, for every matrix of any size", (birkhoff.residual,),
-            file=_GUARD, theorem="residual_nonneg", counterparts=(RESIDUAL,)),
+    Theorem("INV-11.coq-residual-sign", "the running residual is >= 0, for every n by n matrix with n >= 1",
+            (birkhoff.residual,), file=_GUARD, theorem="residual_nonneg", counterparts=(RESIDUAL,)),
     Theorem("INV-11.coq-residual-zero", "the running residual is 0 exactly where the matrix is doubly stochastic, for "
-            "every n", (birkhoff.residual,), file=_GUARD, theorem="residual_zero", counterparts=(RESIDUAL,)),
-    Theorem("INV-11.coq-gain-product", "the running gain of a product is at most the product of the gains, for every n",
-            (birkhoff.gain, birkhoff.matmul), file=_GUARD, theorem="gain_of_product", counterparts=(GAIN, MATMUL)),
-    Theorem("INV-11.coq-gain-residual", "a matrix of any size whose running residual is at most r has a running gain of at "
-            "most 1 + (2n + 1) r", (birkhoff.gain, birkhoff.residual), file=_GUARD, theorem="gain_within_residual",
-            counterparts=(GAIN, RESIDUAL)),
-    Theorem("INV-11.coq-gain-tolerance", "for matrices with entries >= 0 and residuals <= r, as many as have count · r <= "
-            "1, the gain of the product is within the tolerance of the guard",
+            "every n >= 1", (birkhoff.residual,), file=_GUARD, theorem="residual_zero", counterparts=(RESIDUAL,)),
+    Theorem("INV-11.coq-gain-product", "the running gain of a product of n by n matrices is at most the product of "
+            "their gains, for every n >= 1", (birkhoff.gain, birkhoff.matmul), file=_GUARD, theorem="gain_of_product",
+            counterparts=(GAIN, MATMUL)),
+    Theorem("INV-11.coq-gain-residual", "an n by n matrix, n >= 1, whose running residual is at most r has a running "
+            "gain of at most 1 + (2n + 1) r", (birkhoff.gain, birkhoff.residual), file=_GUARD,
+            theorem="gain_within_residual", counterparts=(GAIN, RESIDUAL)),
+    Theorem("INV-11.coq-gain-tolerance", "for n >= 1, r >= 0 and any number >= 1 of n by n matrices with entries >= 0, "
+            "residuals <= r and number · r <= 1, the gain of the product is within the tolerance of the guard",
             (birkhoff.gain, birkhoff.residual, inv11.gain_tolerance), file=_GUARD, theorem="gain_within_tolerance",
             counterparts=(GAIN, RESIDUAL, COMPOSITE, GAIN_TOLERANCE)),
-    Theorem("INV-11.coq-margin", "over the reals the margin is >= 0 exactly where all residuals, the product's gain and "
-            "the spread are within their bounds, for any number of matrices of any size", _MARGIN, file=_GUARD,
-            theorem="margin_accepts", counterparts=(MARGIN, NEAREST_BOUND, RESIDUAL, GAIN, COMPOSITE, GAIN_TOLERANCE)),
-    Theorem("INV-11.coq-margin-accepts", "over the reals the margin accepts doubly stochastic matrices, of any number and "
-            "size, with enough spread", _MARGIN, file=_GUARD, theorem="margin_of_doubly_stochastic", counterparts=(MARGIN,)),
+    Theorem("INV-11.coq-margin", "over the reals the margin is >= 0 exactly where all residuals, the product's gain "
+            "and the spread are within their bounds, for any number >= 1 of n by n matrices, n >= 1", _MARGIN,
+            file=_GUARD, theorem="margin_accepts",
+            counterparts=(MARGIN, NEAREST_BOUND, RESIDUAL, GAIN, COMPOSITE, GAIN_TOLERANCE)),
+    Theorem("INV-11.coq-margin-accepts", "over the reals, with a residual tolerance >= 0, the margin accepts any "
+            "number >= 1 of doubly stochastic n by n matrices with enough spread, n >= 1", _MARGIN, file=_GUARD,
+            theorem="margin_of_doubly_stochastic", counterparts=(MARGIN, NEAREST_BOUND, GAIN_TOLERANCE)),
     Theorem("INV-11.coq-sinkhorn", "after one Sinkhorn step on an n by n matrix with entries > 0 the columns sum to 1, for "
             "every n", (birkhoff.sinkhorn_step,), file=_SINKHORN, theorem="sinkhorn_columns", counterparts=(SINKHORN,)),
     Theorem("INV-11.coq-sinkhorn-rows", "there is a 2 by 2 matrix with entries > 0 whose rows do not sum to 1 after a Sinkhorn "
