@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -47,7 +48,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
     """Every file of the corpus was honest when its statement was pinned, and then became what it is."""
     folder, build = tmp_path_factory.mktemp("coq"), tmp_path_factory.mktemp("build")
     honest = (CORPUS / "Honest.v").read_text(encoding="utf-8")
-    theorems = [_theorem(name) for name in (*_names(), "Missing")]
+    theorems = [_theorem(name) for name in (*_names(), "Missing", "NotText")]
     for theorem in theorems:
         (folder / f"{theorem.file}.v").write_text(honest, encoding="utf-8")
     told, done = accept(theorems, 2, folder, build)
@@ -55,8 +56,10 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
     for name in _names():
         shutil.copy(CORPUS / f"{name}.v", folder / f"{name}.v")
     (folder / "Missing.v").unlink()
+    (folder / "NotText.v").write_bytes(honest.encode() + b"(* \xff\xfe *)")
     limit = pytest.MonkeyPatch()
     limit.setattr(coq_build, "TIME_LIMIT", 12.0)
+    limit.setattr(coq_build, "OUTPUT_BYTES", 8 << 20)
     found = check(theorems, 2, folder, build)
     yield {theorem.file: found[theorem.id] for theorem in theorems}
     limit.undo()
@@ -79,7 +82,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
         ("NoPositivity", Grade.ERROR, "a check of the kernel switched off"),
         ("ForeignAxiom", Grade.ERROR, "rests on more than the standard reals"),
         ("Weaker", Grade.ERROR, "S (S m)"),
-        ("SameNameInside", Grade.ERROR, "SameNameInside.claim"),
+        ("SameNameInside", Grade.ERROR, "a module, whose definitions could not be pinned"),
+        ("DependentPremise", Grade.VACUOUS, "not shown to hold together"),
+        ("EmptyType", Grade.VACUOUS, "not shown to hold together"),
+        ("LetPremise", Grade.VACUOUS, "not shown to hold together"),
+        ("NoProposition", Grade.ERROR, "no proposition"),
+        ("AnotherWayToRequire", Grade.ERROR, "a way to require that is not followed"),
+        ("Floods", Grade.ERROR, "Floods.v: "),
+        ("NotText", Grade.ERROR, "NotText.v cannot be read"),
         ("OwnOrder", Grade.ERROR, "OwnOrder.le"),
         ("ConcludesTrue", Grade.VACUOUS, "its conclusion is True"),
         ("AssumesFalse", Grade.VACUOUS, "not shown to hold together"),
@@ -102,7 +112,7 @@ def test_the_honest_one_among_them_is_proved(outcomes: Mapping[str, Outcome]) ->
     assert honest.grade is Grade.PROVED, honest.detail
     assert honest.checks["theorem"] == "Honest.claim : forall n m : nat, (n <= m)%nat -> (n <= S m)%nat"
     assert honest.checks["axioms"] == "none" and honest.checks["hypotheses satisfiable"] == "Honest.claim_satisfiable"
-    assert set(outcomes) == {*_names(), "Missing"}
+    assert set(outcomes) == {*_names(), "Missing", "NotText"}
 
 
 DOUBLE = """Require Import QArith.
@@ -123,14 +133,33 @@ def _counterpart(run: Any) -> Counterpart:
     return Counterpart("Double.double", lucas.next_pair, "parts (Double.double (K := on_Q) {x})", sample, run, 50)
 
 
+def _twice(values: Mapping[str, Any]) -> Any:
+    return lucas.next_pair(values["x"], values["x"])[1]
+
+
+def _square(values: Mapping[str, Any]) -> Any:
+    return values["x"] * lucas.next_pair(0, values["x"])[1]
+
+
+def _raises(values: Mapping[str, Any]) -> Any:
+    return lucas.next_pair(values["y"], 0)
+
+
 @needs_coq
 def test_a_definition_that_is_not_the_running_function_is_an_error(tmp_path: Path) -> None:
     folder, build = tmp_path / "coq", tmp_path / "build"
     folder.mkdir()
     shutil.copy(FOLDER / "Carrier.v", folder)
     (folder / "Double.v").write_text(DOUBLE.replace("Require Import QArith.", "Require Import Reals QArith."))
-    right, drifted = (
-        _theorem("Double", _counterpart(run)) for run in (lambda v: 2 * v["x"], lambda v: v["x"] * v["x"])
+    right, drifted, raising, unused, elsewhere = (
+        _theorem("Double", one)
+        for one in (
+            _counterpart(_twice),
+            _counterpart(_square),
+            _counterpart(_raises),
+            _counterpart(lambda v: 2 * v["x"]),
+            dataclasses.replace(_counterpart(_twice), term="parts ({x} + {x})"),
+        )
     )
     assert accept([right], 2, folder, build)[1]
     assert check([right], 2, folder, build)[right.id].grade is Grade.PROVED
@@ -138,6 +167,18 @@ def test_a_definition_that_is_not_the_running_function_is_an_error(tmp_path: Pat
     assert (
         outcome.grade is Grade.ERROR and "Double.double is NOT core.formulas.lucas.next_pair: at x =" in outcome.detail
     )
+    for theorem, why in (
+        (raising, "not compared: KeyError"),
+        (unused, "core.formulas.lucas.next_pair was not called"),
+        (elsewhere, "the term does not mention Double.double"),
+    ):
+        outcome = check([theorem], 2, folder, build)[theorem.id]
+        assert outcome.grade is Grade.ERROR and why in outcome.detail
+    carrier = folder / "Carrier.v"
+    text = carrier.read_text(encoding="utf-8")
+    carrier.write_text(text.replace("Qred (x + y)", "Qred (y + x)"), encoding="utf-8")
+    assert "Carrier.on_Q" in check([right], 2, folder, build)[right.id].detail
+    carrier.write_text(text, encoding="utf-8")
     pins = folder / "expected" / "Double.toml"
     pins.write_text(
         pins.read_text(encoding="utf-8").replace("(2 * x)%R", "(3 * x)%R").replace('complete = "', 'complete = "0')
@@ -163,6 +204,18 @@ def test_a_constant_changed_in_the_code_is_refuted_and_names_the_file(
     assert (
         "proofs/coq/INV02_asha_threshold.v proves it for certificate_gap = 2 # 1, the code has 3 # 1" in outcome.detail
     )
+
+
+def test_a_constant_of_the_code_is_among_the_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
+    theorem = next(
+        t for t in THEOREMS if t.file == "INV07_victory_gate" and t.theorem == "declared_levels_mean_all_below"
+    )
+    before, held = fingerprints(theorem), coq_constants.constants()
+    where = held["victory_largest_alpha"][0]
+    monkeypatch.setattr(coq_constants, "constants", lambda: held | {"victory_largest_alpha": (where, Fraction(1, 10))})
+    assert fingerprints(theorem) != before
+    monkeypatch.setattr(coq_step, "toolchain", lambda: None)
+    assert check([theorem], 1)[theorem.id].grade is Grade.REFUTED  # known without Coq
 
 
 def test_constants_are_what_the_code_has() -> None:
@@ -237,6 +290,8 @@ def test_what_did_not_change_is_not_compiled_again(tmp_path: Path) -> None:
     (folder / "B.v").write_text("From Karat Require Import A. Definition b := a.")
     first = coq_build.compile_all(["B"], tool, 2, folder, build)
     assert not any(one.failure or one.kept for one in first.values())
+    (build / "B.vo").write_bytes((build / "B.vo").read_bytes()[:100])  # cut short: compiled again
+    assert not coq_build.compile_all(["B"], tool, 2, folder, build)["B"].kept
     stamp = os.stat(build / "A.vo").st_mtime_ns
     assert all(one.kept for one in coq_build.compile_all(["B"], tool, 2, folder, build).values())
     (folder / "A.v").write_text("Definition a := 2.")

@@ -110,7 +110,11 @@ def test_comments_nest_and_strings_hide_nothing() -> None:
         "#[bypass_check(guard)] Fixpoint f (n : nat) : nat := f n.",
         "Hypothesis h : False.",
         "Section S. End S. Variable h : False.",
-        "Module M. Context (h : False). End M.",
+        "Section S. End S. Context (h : False).",
+        "Module M. End M.",
+        "Require Import Karat.Base.",
+        "From Karat Require Import (notations) Base.",
+        "From Karat Require Base. Import Karat.Base.",
         'Definition s := "(*"%string. Axiom a : False. Definition t := "*)"%string.',
         'Declare ML Module "x".',
         "Conjecture c : False.",
@@ -126,7 +130,8 @@ def test_sources_may_not_contain_this(text: str) -> None:
         "Section S. Context {K : Type}. Variable x : K. Definition d := x. End S.",
         "(** Rests on no Axiom. *) Theorem t : 1 = 1. Proof. reflexivity. Qed.",
         "Lemma admitted_values : 1 = 1. Proof. reflexivity. Qed. Definition my_Axiom := 1.",
-        "Module M. Section S. Variable x : nat. End S. End M.",
+        "Section S. Section T. Variable x : nat. End T. Variable y : nat. End S.",
+        "From Karat Require Import Carrier Sums. Require Import Reals Lra. From Flocq Require Import Core.",
     ],
 )
 def test_sources_may_contain_this(text: str) -> None:
