@@ -76,6 +76,7 @@ def sample(first: int, last: int, count: int) -> list[int]:
     return sorted(even | set(range(-(-first // tens) * tens, last + 1, tens)))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def decays(entries: Sequence[Entry], held: Shape, wanted: Sequence[int], count: int) -> list[Shape]:
     """The best `count` of the grid of starts and lengths by least squares, each with several ends of it."""
     steps, rates = _after(entries, held)
@@ -109,7 +110,7 @@ def _starts(entries: Sequence[Entry], held: Shape) -> list[int]:
 def ends(entries: Sequence[Entry], shape: Shape) -> list[Shape]:
     """The shape with its floor, and its peak where no row is at it, by least squares and rounded to fewer digits."""
     steps, rates = _after(entries, shape)
-    if not len(steps):
+    if not len(steps) or not shape.stable_end < shape.total:  # nothing of a decay, as in a constant rate
         return [shape]
     share = _shares(shape, steps, np.array([[shape.stable_end, shape.total]]))
     floor = float(_floors(share, rates, shape.peak)[0])

@@ -19,8 +19,9 @@ from karat.invariants.run import proposals
 from karat.invariants.run.proposals import Entry
 from karat.invariants.run.shapes import CONVENTIONS, FAMILIES, Shape
 
-LOOKED_AT, KEPT, CLIMBED = 64, 24, 4
-"""Rows that the search looks at; proposals of a warm-up that are judged; fits of a family that are moved step by step."""
+LOOKED_AT, SETTLED_BY, KEPT, CLIMBED = 64, 512, 24, 4
+"""Rows that the search looks at, and that choose among its results; proposals of a warm-up that are judged; fits of a family
+that are moved step by step."""
 PARAMETERS = {"constant": 1, "linear": 4, "cosine": 4, "wsd": 5, "wsd, cosine decay": 5, "unclamped cosine": 4,
               "wsd, unclamped cosine decay": 5}  # fmt: skip
 
@@ -48,7 +49,8 @@ def fit_of(entries: Sequence[Entry], shape: Shape) -> Fit:
         off = abs(shape.rate(entry.step) - entry.lr)
         agreeing += off <= entry.slack
         units = off / entry.unit
-        worst, squares = max(worst, units), squares + (off / entry.slack) ** 2
+        slacks = off / entry.slack
+        worst, squares = max(worst, units), squares + slacks * slacks  # a product overflows to infinity, a power raises
     return Fit(shape, agreeing, len(entries), worst, squares)
 
 
@@ -131,7 +133,10 @@ def _family(entries: Sequence[Entry], family: str, wanted: Sequence[int]) -> lis
     apart = {(f.shape.shift, f.shape.from_zero, f.shape.warmup, f.shape.peak): f for f in reversed(fits)}
     chosen = dict.fromkeys([*fits[:CLIMBED], *sorted(apart.values(), key=lambda fit: _rank(fit, wanted))[:CLIMBED]])
     climbed = [fit if fit.agreeing == fit.rows else _climb(few, fit) for fit in chosen]
-    return [fit_of(entries, fit.shape) for fit in climbed]
+    more = proposals.thinned(entries, SETTLED_BY)
+    shapes = dict.fromkeys(shape for fit in climbed for shape in (fit.shape, *proposals.ends(more, fit.shape)))
+    settled = sorted((fit_of(more, shape) for shape in shapes), key=lambda fit: _rank(fit, wanted))
+    return [fit_of(entries, fit.shape) for fit in settled[:2]]
 
 
 def _climb(entries: Sequence[Entry], best: Fit) -> Fit:

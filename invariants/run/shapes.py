@@ -46,7 +46,7 @@ class Shape:
 
     def rate(self, step: float) -> float:
         """The learning rate that a log with this shape notes at `step`, by the running formulas."""
-        at = step + self.shift
+        at = max(step + self.shift, 0)
         if self.family == "constant" and at >= self.warmup:
             return self.peak
         if at < self.warmup:

@@ -14,6 +14,8 @@ EMPTY = ("", "-", "–", "—", "n/a", "na", "none", "null", "…", "...")
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d*)?|\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 MOST_UNREAD = 20
+LARGEST_STEP = 1e15
+"""Far above any run's, and below 2^53: steps are counted exactly."""
 NEXT = "name the columns step, lr, loss, val_loss, grad_norm, … (docs/audit.md lists the names that are recognised)"
 
 
@@ -58,7 +60,7 @@ def assemble(
             if text is not None and text.strip().lower() in EMPTY:
                 continue
             value = number(text) if text is not None else None
-            if value is None or (known == "step" and not (math.isfinite(value) and value >= 0)):
+            if value is None or (known == "step" and not 0 <= value <= LARGEST_STEP):
                 problems.append(
                     f"{place}: {name} = {str(row[name])[:40]!r} is not a {'step' if known == 'step' else 'number'}"
                 )

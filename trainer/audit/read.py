@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from karat.core.run_log import RunLog
+from karat.core.run_log import RunLog, canonical
 from karat.invariants.run.intent import Intent
 from karat.trainer.audit.assemble import NEXT, UnreadableLog, assemble
 from karat.trainer.audit.declarations import declared_in_text
@@ -73,10 +73,9 @@ def _text_log(path: Path, text: str) -> tuple[RunLog, Intent]:
         return _json_lines(path, text), Intent()
     head = text.lstrip().splitlines()[0]
     for delimiter in (",", "\t", ";"):
-        if delimiter in head and (path.suffix.lower() in (".csv", ".tsv") or len(head.split(delimiter)) > 2):
-            log = _csv(path, text, delimiter)
-            if log is not None:
-                return log, Intent()
+        known = sum(canonical(name) is not None for name in head.split(delimiter))
+        if delimiter in head and (path.suffix.lower() in (".csv", ".tsv") or known > 1):
+            return _csv(path, text, delimiter), Intent()
     return read_tables(str(path), text), declared_in_text(text)
 
 
@@ -144,8 +143,8 @@ def _merged(rows: list[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mappin
     return merged
 
 
-def _csv(path: Path, text: str, delimiter: str) -> RunLog | None:
-    """The log in comma-, tab- or semicolon-separated values with a header; None when the first line is no header of one."""
+def _csv(path: Path, text: str, delimiter: str) -> RunLog:
+    """The log in comma-, tab- or semicolon-separated values under a header; blank lines are passed over."""
     unread: list[str] = []
     rows: list[tuple[str, Mapping[str, Any]]] = []
     reader = csv.reader(text.splitlines(), delimiter=delimiter)
@@ -160,6 +159,4 @@ def _csv(path: Path, text: str, delimiter: str) -> RunLog | None:
                 rows.append((f"line {reader.line_num}", dict(zip(names, cells, strict=True))))
     except csv.Error as error:
         unread.append(f"line {reader.line_num}: {error}")
-    if path.suffix.lower() not in (".csv", ".tsv") and not rows:
-        return None
     return assemble(str(path), "CSV", rows, unread)
