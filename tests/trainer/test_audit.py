@@ -231,6 +231,20 @@ def test_markdown_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_rates_that_are_not_finite_fail_and_leave_nothing_to_plot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_losses(tmp_path / "log.jsonl", [3.0] * 9, lr=[math.nan] * 9)
+    assert main(["audit", str(log), "--plot", str(tmp_path / "lr.png")]) == 1
+    out, err = capsys.readouterr()
+    assert "RUN-lr-finite" in out and "is not written" in err and not (tmp_path / "lr.png").exists()
+
+
+def test_the_catalogue_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue = audited(capsys, OVERRUN)[1]["catalogue"]
+    assert catalogue["INV-8"] == "RUN-lr-band and RUN-lr-schedule" and catalogue["INV-3"] == "not decided from a log"
+
+
 def test_a_karat_run_is_judged_by_its_own_configuration(
     tmp_path: Path, text: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

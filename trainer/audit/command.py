@@ -67,11 +67,11 @@ def audit_log(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError(f"these declarations cannot all be meant: {wrong}", required="warmup <= stable_end <= total_steps, "
                           "floor <= peak, positive totals", next_step=NEXT)  # fmt: skip
     result = audit(log, intent, _count("window", options.window))
+    _show(result, to_json=options.json)
     if options.out is not None:
         write_text(options.out, markdown(result))
-    if options.plot is not None:
-        plot_audit(result, options.plot)
-    _show(result, to_json=options.json)
+    if options.plot is not None and not plot_audit(result, options.plot):
+        console.warn(f"{options.plot} is not written: the log has no finite learning rate with a step")
     code = exit_code(result.findings)
     if code == CANNOT_JUDGE:
         console.error(

@@ -7,20 +7,18 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from karat.core.errors import KaratError, StorageError
+from karat.core.errors import StorageError
 from karat.invariants.run.audit import Audit
 from karat.invariants.run.lr_checks import declared_shapes, rates
 
 POINTS = 1500
 
 
-def plot_audit(audit: Audit, path: Path) -> None:
-    """Writes the picture; KaratError when the log has no rate to draw, StorageError when it cannot be written."""
+def plot_audit(audit: Audit, path: Path) -> bool:
+    """Writes the picture; False when the log has no rate to draw. StorageError when it cannot be written."""
     points = rates(audit.log)
     if not points:
-        raise KaratError(
-            "there is no learning rate to plot", required="a log with steps and rates", next_step="leave out --plot"
-        )
+        return False
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -39,10 +37,11 @@ def plot_audit(audit: Audit, path: Path) -> None:
         axes.axvline(audit.intent.total_steps, color="firebrick", linewidth=1, label="declared total_steps")
     axes.set_xlabel("step")
     axes.set_ylabel("learning rate")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     try:
         figure.savefig(path, dpi=110, format="png")
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}", required="a folder that can be written"
         ) from error
+    return True

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from karat.core.render_markdown import table
+from karat.invariants.catalogue import BUILT_IN
 from karat.invariants.run.audit import Audit
 from karat.invariants.run.finding import Finding, Outcome, exit_code
 
@@ -17,6 +18,8 @@ SCHEMA = 1
 STYLES = {"FAIL": "bold red", "WARN": "yellow", "INFO": "cyan", "ok": "green", "not decided": "dim"}
 VERDICTS = {0: "HOLDS", 1: "VIOLATED", 2: "CANNOT JUDGE"}
 MOST_UNREAD = 12
+LOOKED_AT = {"INV-1": "RUN-descent", "INV-8": "RUN-lr-band and RUN-lr-schedule"}
+"""The invariants whose functions an audit calls, and the checks that do."""
 
 
 def verdict_line(audit: Audit) -> str:
@@ -43,6 +46,13 @@ def read_lines(audit: Audit) -> list[str]:
     return lines
 
 
+def catalogue_line() -> str:
+    """Which invariants of the catalogue an audit looks at, and which no check here reads from a log."""
+    others = ", ".join(invariant.id for invariant in BUILT_IN if invariant.id not in LOOKED_AT)
+    looked = ", ".join(f"{id_} by {check}" for id_, check in LOOKED_AT.items())
+    return f"of the catalogue: {looked}; from a log nothing is decided of {others}"
+
+
 def _rows(audit: Audit) -> list[Finding]:
     """Violations first, by severity; then what holds; then what could not be decided."""
     order = ("FAIL", "WARN", "INFO", "ok", "not decided")
@@ -60,7 +70,8 @@ def rich_view(audit: Audit) -> Group:
         if finding.outcome is not Outcome.HOLDS:
             said.append(f"\nrequired: {finding.required}", style="dim")
         shown.add_row(finding.id, Text(finding.word, style=STYLES[finding.word]), str(finding.rows or ""), said)
-    return Group(*(Text(line) for line in read_lines(audit)), shown, Text(verdict_line(audit), style="bold"))
+    foot = (Text(catalogue_line(), style="dim"), Text(verdict_line(audit), style="bold"))
+    return Group(*(Text(line) for line in read_lines(audit)), shown, *foot)
 
 
 def markdown(audit: Audit) -> str:
@@ -76,6 +87,7 @@ def markdown(audit: Audit) -> str:
         table(head, [(f.id, f.word, f.at, f.rows, f.observed, f.required) for f in decided]) if decided else "Nothing.",
         "## Not decided, and why",
         "\n".join(f"- **{f.id}** {f.observed}; required: {f.required}" for f in open_) or "Everything was decided.",
+        f"{catalogue_line()[0].upper()}{catalogue_line()[1:]}.",
         "FAIL: mathematics or a declaration decides. WARN: a heuristic. INFO: never an alarm.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -102,6 +114,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
                      for name, value in audit.intent.declared().items()},
         "verdict": VERDICTS[exit_code(audit.findings)],
         "exit_code": exit_code(audit.findings),
+        "catalogue": {i.id: LOOKED_AT.get(i.id, "not decided from a log") for i in BUILT_IN},
         "reconstructed": found,
         "findings": [finding.record() for finding in audit.findings],
     }  # fmt: skip
