@@ -21,6 +21,7 @@ from karat.core.report import read_lock
 from karat.invariants import template
 from karat.invariants.catalogue import catalogue, find, found
 from karat.invariants.standing import lock_path
+from karat.trainer.audit.command import add_options, audit_log
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.explain import explain
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--policy", choices=[Policy.WARN.value, Policy.STRICT.value], default=Policy.STRICT.value,
         help="strict (default) judges by current proofs only",
     )  # fmt: skip
+    add_options(commands.add_parser("audit", help="judge a finished run from its log alone"))
     page = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
     page.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
     commands.add_parser("verify", help="prove the catalogue; trainer verify --help shows its options")
@@ -101,6 +103,8 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
         case "gate":
             gate = gate_of(options.target, options.alpha)
             return gate_runs(options.runs, gate, Policy(options.policy), console, to_json=options.json)
+        case "audit":
+            return audit_log(options, console)
         case "explain":
             return _explain(options.invariant)
         case _:

@@ -1,0 +1,1 @@
+"""`trainer audit LOG`: judges a finished run from its log alone."""
