@@ -1,0 +1,128 @@
+"""RUN-MOVES and RUN-OVERFIT: a step moves the parameters, and some dozens of steps learn one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
+from karat.invariants.runtime.preflight.report import Finding
+from karat.invariants.runtime.preflight.subject import Subject, unhooked
+
+MOVES = Rule("RUN-MOVES", "parameters-move")
+OVERFIT = Rule("RUN-OVERFIT", "overfit-one-batch")
+STEPS, LEAST_STEPS, LAST = 40, 5, 3
+DECLINE = 0.05
+"""Of the first loss: what some dozens of steps must take off it."""
+OWN_RATE = 3e-3
+"""Adam's rate for the second try: whether the batch can be learnt at all."""
+
+
+def look_at_moves(subject: Subject) -> Outcome:
+    """One real step, at the peak rate: which elements with a gradient are the same bits after it."""
+    if all(float(g.get("initial_lr", g.get("lr", 1.0))) == 0 for o in subject.optimizers for g in o.param_groups):
+        return [MOVES.warn("the learning rate of every group is 0", evidence="and no scheduler noted an initial one")]
+    stuck = subject.first.stuck
+    if not stuck:
+        raise NotRun("the optimizer holds no parameter that gets a finite gradient")
+    due = {n: subject.parameters[n] for n in stuck}
+    return _judged(due, stuck) or Held(
+        f"{len(due)} parameters move, at most {max(stuck.values()):.0%} of their elements do not"
+    )
+
+
+def _judged(due: dict[str, torch.nn.Parameter], stuck: Mapping[str, float]) -> list[Finding]:
+    still = [n for n in due if stuck[n] == 1]
+    if len(still) == len(due):
+        message = "one step of the optimizer moves no parameter at all, although they get gradients"
+        return [MOVES.fail(message, still[0], evidence=f"{len(still)} parameters, the same bits after the step")]
+    low = [n for n in due if stuck[n] > 0.5 and due[n].dtype in (torch.bfloat16, torch.float16)]
+    other = [n for n in still if n not in low]
+    findings = []
+    if low:
+        worst = max(low, key=lambda n: stuck[n])
+        message = (
+            f"the step is lost in rounding: {stuck[worst]:.0%} of {worst} ({due[worst].dtype}) stays as it is; "
+            "keep master weights in float32 (autocast), or round stochastically"
+        )
+        evidence = f"elements with a gradient whose bits a step leaves; {some(low)}"
+        severity = MOVES.fail if stuck[worst] == 1 else MOVES.warn
+        findings.append(severity(message, worst, margin=0.5 - stuck[worst], evidence=evidence))
+    if other:
+        message = f"one step does not move {some(other)}: the update is below the rounding, or the group's rate is 0"
+        findings.append(MOVES.warn(message, other[0], evidence="the same bits after the step"))
+    return findings
+
+
+def look_at_overfit(subject: Subject) -> Outcome:
+    """The user's optimizer on one batch; where that does not do it, Adam, to tell the rate from the model."""
+    if subject.time_left() <= 0:
+        raise NotRun("no time left: raise Spec(seconds=…)")
+    losses = _descend(subject)
+    if len(losses) <= LEAST_STEPS:
+        raise NotRun(f"only {len(losses) - 1} steps fit into the time left: raise Spec(seconds=…)")
+    if _declined(losses):
+        return Held(f"{losses[0]:.4g} to {_end(losses):.4g} in {len(losses) - 1} steps")
+    subject.kept.put_back()
+    again = _descend(subject, own=True)
+    grew = not math.isfinite(_end(losses)) or _end(losses) > losses[0] + abs(losses[0])
+    seen = (
+        f"{losses[0]:.4g} to {_end(losses):.4g} in {len(losses) - 1} steps; Adam at {OWN_RATE:g}: to {_end(again):.4g}"
+    )
+    if grew:
+        message = "the loss on one batch grows under the given optimizer: its rate is too large, or its sign is wrong"
+        return [
+            OVERFIT.warn(
+                message, margin=losses[0] - _end(losses) if math.isfinite(_end(losses)) else None, evidence=seen
+            )
+        ]
+    if len(again) <= LEAST_STEPS and not _declined(again):
+        raise NotRun(f"no clear decline, and the time is up: raise Spec(seconds=…)   ({seen})")
+    if _declined(again):
+        return Held(f"the batch can be learnt, slowly at the given rate: {seen}")
+    message = f"{len(losses) - 1} steps on one batch do not lower its loss: the model cannot learn even this"
+    return [OVERFIT.warn(message, margin=_end(losses) - losses[0], evidence=seen)]
+
+
+def _descend(subject: Subject, *, own: bool = False) -> list[float]:
+    """The losses before each step and after the last one, until the time is over or the loss is no number."""
+    losses: list[float] = []
+    began_with = subject.time_left()
+    trained = [p for p in subject.trainable.values() if p.dtype.is_floating_point]
+    adam = torch.optim.Adam(trained, lr=OWN_RATE) if own else None
+    for k in range(STEPS + 1):
+        losses.append(float(subject.gradients(seed=k).total.detach()))
+        if not math.isfinite(losses[-1]) or (
+            k >= LEAST_STEPS and _declined(losses, 2 * DECLINE if subject.time_left() > 1 else DECLINE)
+        ):
+            break
+        if k and (subject.time_left() <= 0 or (not own and k >= LEAST_STEPS and subject.time_left() < began_with / 3)):
+            break
+        if adam is not None:
+            with unhooked(adam):
+                adam.step()
+        else:
+            subject.step()
+    return losses
+
+
+def _end(losses: list[float]) -> float:
+    return sum(losses[-LAST:]) / len(losses[-LAST:])
+
+
+def _declined(losses: list[float], share: float = DECLINE) -> bool:
+    return math.isfinite(_end(losses)) and losses[0] - _end(losses) > share * abs(losses[0])
+
+
+MOVES_PROBE = MOVES.probe(
+    "a step moves every parameter that has a gradient, by more than its rounding",
+    "one step at the peak rate on one batch; later, smaller rates may be lost where this one is not",
+    look_at_moves,
+)
+OVERFIT_PROBE = OVERFIT.probe(
+    "a few dozen steps on one batch lower its loss clearly",
+    "a heuristic: by 5 % of the first loss, with the given optimizer or with Adam; in the time that is left",
+    look_at_overfit,
+)
