@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from karat.invariants.runtime.preflight.inputs import answer, batch_inputs, differs_by_itself, jittered, others
+from karat.invariants.runtime.preflight.inputs import (
+    answer,
+    batch_inputs,
+    differs_by_itself,
+    jittered,
+    others,
+    time_is_second,
+)
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
 from karat.invariants.runtime.preflight.report import Severity
 from karat.invariants.runtime.preflight.subject import Subject
@@ -20,7 +27,7 @@ def look(subject: Subject) -> Outcome:
     if subject.spec.batch_independent is False:
         raise NotRun("Spec(batch_independent=False)")
     call, base = jittered(subject)
-    inputs = batch_inputs(call, base)
+    inputs = batch_inputs(call, base, bool(subject.spec.batch_independent))
     edits = {path: _edited(x, 0) for path, x in inputs.items()}
     changed = answer(subject, edits)
     if changed.shape != base.shape:
@@ -52,6 +59,8 @@ def _edited(x: Tensor, axis: int) -> Tensor:
 
 def _batch_is_second(subject: Subject, inputs: dict[Path, Tensor], base: Tensor) -> bool:
     """Whether the second axis behaves like samples: replacing its first entry leaves the others as they are."""
+    if any(x.ndim == 2 and time_is_second(subject, x) for x in inputs.values()):
+        return False
     deep = {path: x for path, x in inputs.items() if x.ndim >= 2 and x.shape[1] > 1}
     if not deep or base.ndim < 2 or any(x.shape[1] != base.shape[1] for x in deep.values()):
         return False

@@ -26,6 +26,8 @@ def look_at_loss(subject: Subject) -> Outcome:
     """The mean cross-entropy of what torch's own loss function was given, against ln of the number of classes."""
     total, heard = subject.first.loss, subject.first.heard
     calls = [h for h in heard if h.name == "cross_entropy" and not h.target.is_floating_point() and h.input.ndim > 1]
+    if calls and _against_each_other(calls[0]):
+        raise NotRun("the classes are the samples of the batch themselves, as of a contrastive loss")
     if calls:
         logits, target = calls[0].input, calls[0].target
         seen, classes = _mean(calls[0]), logits.shape[1]
@@ -39,6 +41,11 @@ def look_at_loss(subject: Subject) -> Outcome:
     if not math.isfinite(seen):
         return [LOSS.fail(f"the first cross-entropy is {seen}", evidence=f"{classes} classes")]
     return _compared(subject, seen, classes)
+
+
+def _against_each_other(call: Heard) -> bool:
+    rows = torch.arange(len(call.target), device=call.target.device)
+    return call.input.shape == (len(rows), len(rows)) and torch.equal(call.target, rows)
 
 
 def _mean(call: Heard) -> float:

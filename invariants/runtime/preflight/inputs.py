@@ -86,6 +86,12 @@ def next_token(subject: Subject, tokens: Tensor) -> bool:
     return False
 
 
+def time_is_second(subject: Subject, tokens: Tensor) -> bool:
+    """Whether the axes of a sequence are known to be (batch, time): declared, or from targets shifted along the second."""
+    spec = subject.spec
+    return bool(spec.causal or spec.batch_independent) or next_token(subject, tokens)
+
+
 def others(x: Tensor, generator: torch.Generator) -> Tensor:
     """A value of the same kind that differs at every place: another token of the same batch, or noise on a number."""
     if x.is_floating_point():
@@ -100,12 +106,14 @@ def others(x: Tensor, generator: torch.Generator) -> Tensor:
     return replacement
 
 
-def batch_inputs(call: Call, output: Tensor) -> dict[Path, Tensor]:
+def batch_inputs(call: Call, output: Tensor, declared: bool) -> dict[Path, Tensor]:
     """The inputs with the batch axis first; NotRun when it is not plain which axis that is."""
     sized = {path: t for path, t in call.inputs.items() if t.ndim}
     if not sized or not output.ndim:
         raise NotRun("the network has no tensor input, or its output has no axes")
     size = output.shape[0]
+    if output.shape == (size, size) and not declared:
+        raise NotRun("the output is a table of samples against samples, as of a contrastive loss")
     if size < 2:
         raise NotRun("a batch of one sample: pass two or more")
     moved = {path: t for path, t in sized.items() if t.shape[0] == size and t.dtype is not torch.bool}

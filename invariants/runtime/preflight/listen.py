@@ -21,6 +21,11 @@ LOSSES: dict[Callable[..., Any], str] = {
 }
 
 
+DROPOUTS: tuple[Callable[..., Any], ...] = (
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Heard:
     """One call of a loss function: its two tensors, detached, and its options."""
@@ -47,4 +52,26 @@ class Listener(TorchFunctionMode):
             if len(given) >= 2 and all(isinstance(t, Tensor) for t in given[:2]):
                 options = {key: value for key, value in named.items() if key not in ("input", "target")}
                 self.heard.append(Heard(LOSSES[func], given[0].detach(), given[1].detach(), options))
+        return func(*args, **named)
+
+
+class DropoutListener(TorchFunctionMode):
+    """As a context manager: `active` lists the calls that drop something, by the name of the function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: list[str] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in DROPOUTS:
+            p, training, *_ = (*args[1:3], 0.5, True) if len(args) < 3 else args[1:3]
+            if len(args) == 2:
+                training = True
+            if named.get("p", p) > 0 and named.get("training", training):
+                self.active.append(func.__name__)
+        elif func is F.scaled_dot_product_attention and (named.get("dropout_p") or (args[4:5] or (0,))[0]):
+            self.active.append(func.__name__)
         return func(*args, **named)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from karat.invariants.runtime.preflight.inputs import NO_CALL, answer, called
+from karat.invariants.runtime.preflight.listen import DropoutListener
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
 from karat.invariants.runtime.preflight.report import Severity
 from karat.invariants.runtime.preflight.subject import Subject
@@ -23,12 +24,20 @@ def look_at_eval(subject: Subject) -> Outcome:
     first, second = called(subject)[1], answer(subject, seed=2)
     if first.shape == second.shape and bool(torch.equal(first, second)):
         return Held("two forwards in eval mode give the same bits")
-    same_seed = bool(torch.equal(answer(subject), first))
+    with DropoutListener() as listener:
+        repeated = answer(subject)
+    same_seed = bool(torch.equal(repeated, first))
+    if same_seed and not listener.active and not subject.spec.deterministic:
+        raise NotRun(
+            "it draws random numbers in eval mode, none of dropout's: sampling; Spec(deterministic=True) forbids it"
+        )
     where = first_difference(subject, lambda a, b: not torch.equal(a, b), seeds=(0, 2))
-    cause = (
-        "it draws random numbers, as dropout does that ignores eval mode (functional.dropout without training=self.training)"
-        if same_seed else "not by a seeded generator: a buffer that moves in eval mode, or a kernel that is not deterministic"
-    )  # fmt: skip
+    if listener.active:
+        cause = f"{some(dict.fromkeys(listener.active))} drops in eval mode (training=self.training is missing)"
+    elif same_seed:
+        cause = "it draws random numbers"
+    else:
+        cause = "not by a seeded generator: a buffer that moves in eval mode, or a kernel that is not deterministic"
     message = f"in eval mode equal inputs give different outputs{f', first in {where}' if where else ''}: {cause}"
     change = float((first - second).abs().max()) if first.shape == second.shape else float("inf")
     severity = Severity.FAIL if subject.spec.deterministic else Severity.WARN

@@ -37,7 +37,6 @@ def _foreign(subject: Subject, own: set[int], missing: list[str]) -> list[Findin
 
 def _missing(subject: Subject, missing: list[str]) -> list[Finding]:
     reached = [n for n in missing if subject.first.reached[id(subject.parameters[n])] in REACHED]
-    idle = [n for n in missing if n not in reached]
     findings = []
     if reached:
         message = (
@@ -46,9 +45,6 @@ def _missing(subject: Subject, missing: list[str]) -> list[Finding]:
         )
         evidence = f"{len(reached)} of {len(subject.trainable)} trainable parameters"
         findings.append(RULE.fail(message, reached[0], margin=-len(reached), evidence=evidence))
-    if idle:
-        message = f"no optimizer holds {some(idle)}, which ask for a gradient but get none from this loss"
-        findings.append(RULE.warn(message, idle[0], evidence=f"{len(idle)} parameters, by identity"))
     return findings
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from karat.invariants.runtime.preflight.inputs import OTHER_THAN_TOKENS, answer, jittered, others, sequence
+from karat.invariants.runtime.preflight.inputs import (
+    OTHER_THAN_TOKENS,
+    answer,
+    jittered,
+    others,
+    sequence,
+    time_is_second,
+)
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.subject import Call, Subject
@@ -72,6 +79,11 @@ def _positions(subject: Subject, call: Call, base: Tensor) -> tuple[list[Path], 
         moved[place] = 0
         if float(moved.max()) > roughly(base):
             return [path], []
+    if not time_is_second(subject, x):
+        changed = x.clone()
+        changed[0] = new[0]
+        if float((answer(subject, {path: changed}) - base)[1:].abs().max()) > roughly(base):
+            return [path], []  # the first axis is the one that is mixed: time first, as nn.LSTM has it
     message = (
         "each output depends on the input at its own position alone: nothing mixes positions "
         "(an attention over a sequence of length one, axes exchanged, or a model without context)"

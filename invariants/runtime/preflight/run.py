@@ -26,6 +26,7 @@ from karat.invariants.runtime.preflight import (
     twins,
 )
 from karat.invariants.runtime.preflight.keep import Kept
+from karat.invariants.runtime.preflight.loss import SubjectError
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Probe
 from karat.invariants.runtime.preflight.report import Finding, Report
 from karat.invariants.runtime.preflight.spec import Spec, read_spec, require_detached, require_names
@@ -76,6 +77,9 @@ def preflight(
             warnings.simplefilter("ignore")  # the loop will say its own once more
             require_detached(declared, subject.parameters, subject.first.terms)
             kept.put_back()
+            if declared.example is not None:
+                subject.forward()
+                kept.put_back()
             return _run(subject)
     finally:
         kept.put_back()
@@ -99,6 +103,8 @@ def _run(subject: Subject) -> Report:
                 findings += outcome
         except NotRun as why:
             not_run[probe.id] = str(why)
+        except SubjectError as error:  # the loop itself ran: it is the probe's inputs or weights that it does not take
+            not_run[probe.id] = f"it could not be run: {error.seen}"
         finally:
             subject.kept.put_back()
         seconds[probe.id] = time.perf_counter() - began

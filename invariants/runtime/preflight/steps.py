@@ -13,7 +13,9 @@ from karat.invariants.runtime.preflight.subject import Subject, unhooked
 
 MOVES = Rule("RUN-MOVES", "parameters-move")
 OVERFIT = Rule("RUN-OVERFIT", "overfit-one-batch")
-STEPS, LEAST_STEPS, LAST = 40, 5, 3
+STEPS, LEAST_STEPS, LAST = 40, 4, 3
+ENOUGH = 12
+"""Steps that must have been taken before a loss that does not fall is a finding."""
 DECLINE = 0.05
 """Of the first loss: what some dozens of steps must take off it."""
 OWN_RATE = 3e-3
@@ -61,27 +63,22 @@ def look_at_overfit(subject: Subject) -> Outcome:
     if subject.time_left() <= 0:
         raise NotRun("no time left: raise Spec(seconds=…)")
     losses = _descend(subject)
-    if len(losses) <= LEAST_STEPS:
+    if math.isfinite(losses[-1]) and len(losses) <= LEAST_STEPS:
         raise NotRun(f"only {len(losses) - 1} steps fit into the time left: raise Spec(seconds=…)")
+    seen = f"{losses[0]:.4g} to {_end(losses):.4g} in {len(losses) - 1} steps"
     if _declined(losses):
-        return Held(f"{losses[0]:.4g} to {_end(losses):.4g} in {len(losses) - 1} steps")
+        return Held(seen)
+    if not _end(losses) <= losses[0] + abs(losses[0]):  # also: not a number
+        message = "the loss on one batch grows under the given optimizer: its rate is too large, or its sign is wrong"
+        margin = losses[0] - _end(losses) if math.isfinite(_end(losses)) else None
+        return [OVERFIT.warn(message, margin=margin, evidence=seen)]
     subject.kept.put_back()
     again = _descend(subject, own=True)
-    grew = not math.isfinite(_end(losses)) or _end(losses) > losses[0] + abs(losses[0])
-    seen = (
-        f"{losses[0]:.4g} to {_end(losses):.4g} in {len(losses) - 1} steps; Adam at {OWN_RATE:g}: to {_end(again):.4g}"
-    )
-    if grew:
-        message = "the loss on one batch grows under the given optimizer: its rate is too large, or its sign is wrong"
-        return [
-            OVERFIT.warn(
-                message, margin=losses[0] - _end(losses) if math.isfinite(_end(losses)) else None, evidence=seen
-            )
-        ]
-    if len(again) <= LEAST_STEPS and not _declined(again):
-        raise NotRun(f"no clear decline, and the time is up: raise Spec(seconds=…)   ({seen})")
+    seen += f"; Adam at {OWN_RATE:g}: to {_end(again):.4g}"
     if _declined(again):
         return Held(f"the batch can be learnt, slowly at the given rate: {seen}")
+    if min(len(again), len(losses)) <= ENOUGH:
+        raise NotRun(f"no clear decline, and the time is up: raise Spec(seconds=…)   ({seen})")
     message = f"{len(losses) - 1} steps on one batch do not lower its loss: the model cannot learn even this"
     return [OVERFIT.warn(message, margin=_end(losses) - losses[0], evidence=seen)]
 
