@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from karat.core.errors import ConfigError, KaratError
 from karat.invariants.runtime import Spec, preflight
-from karat.invariants.runtime.preflight import PROBES, Suppression
+from karat.invariants.runtime.preflight import PROBES, Suppression, steps
 from karat.invariants.runtime.preflight.trees import leaves, replaced
 
 D, V, B = 8, 5, 4
@@ -178,6 +178,14 @@ def test_what_there_is_no_time_for_is_listed() -> None:
     report = preflight(model, batch(), loss_of, torch.optim.Adam(model.parameters()), spec={"seconds": 1e-6})
     assert report.exit_code == 2 and {probe.id for probe in PROBES} <= set(report.not_run)
     assert all("time budget" in report.not_run[probe.id] for probe in PROBES)
+
+
+def test_a_part_of_the_batch_is_its_first_samples() -> None:
+    x, y = torch.randn(16, D), torch.randint(0, V, (16,))
+    part = steps._first_samples({"x": x, "y": (y, "name")})
+    assert torch.equal(part["x"], x[:4]) and torch.equal(part["y"][0], y[:4]) and part["y"][1] == "name"
+    assert steps._first_samples((x, y[:3]))[0] is x
+    assert steps._first_samples((x[:2], y[:2]))[0].shape[0] == 2
 
 
 def test_tensors_are_found_and_replaced_by_path() -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.subject import Subject, unhooked
+from karat.invariants.runtime.preflight.trees import leaves, replaced
 
 MOVES = Rule("RUN-MOVES", "parameters-move")
 OVERFIT = Rule("RUN-OVERFIT", "overfit-one-batch")
-STEPS, LEAST_STEPS, LAST = 40, 4, 3
+STEPS, LEAST_STEPS, LAST = 40, 4, 2
 ENOUGH = 12
 """Steps that must have been taken before a loss that does not fall is a finding."""
+PART = 4
+"""Where time is short, this part of the batch is learnt."""
 DECLINE = 0.05
 """Of the first loss: what some dozens of steps must take off it."""
 OWN_RATE = 3e-3
@@ -62,7 +66,19 @@ def look_at_overfit(subject: Subject) -> Outcome:
     """The user's optimizer on one batch; where that does not do it, Adam, to tell the rate from the model."""
     if subject.time_left() <= 0:
         raise NotRun("no time left: raise Spec(seconds=…)")
+    began, whole = subject.time_left(), subject.batch
+    if began < ENOUGH * subject.notes["seconds of a step"]:
+        subject.batch = _first_samples(whole)
+    try:
+        return _overfitted(subject, began)
+    finally:
+        subject.batch = whole
+
+
+def _overfitted(subject: Subject, began: float) -> Outcome:
+    """The verdict on the descent, with `began` seconds left at its beginning."""
     losses = _descend(subject)
+    spent = began - subject.time_left()
     if math.isfinite(losses[-1]) and len(losses) <= LEAST_STEPS:
         raise NotRun(f"only {len(losses) - 1} steps fit into the time left: raise Spec(seconds=…)")
     seen = f"{losses[0]:.4g} to {_end(losses):.4g} in {len(losses) - 1} steps"
@@ -72,6 +88,8 @@ def look_at_overfit(subject: Subject) -> Outcome:
         message = "the loss on one batch grows under the given optimizer: its rate is too large, or its sign is wrong"
         margin = losses[0] - _end(losses) if math.isfinite(_end(losses)) else None
         return [OVERFIT.warn(message, margin=margin, evidence=seen)]
+    if subject.time_left() < spent:
+        raise NotRun(f"no clear decline yet, and no time for a second try: raise Spec(seconds=…)   ({seen})")
     subject.kept.put_back()
     again = _descend(subject, own=True)
     seen += f"; Adam at {OWN_RATE:g}: to {_end(again):.4g}"
@@ -83,25 +101,33 @@ def look_at_overfit(subject: Subject) -> Outcome:
     return [OVERFIT.warn(message, margin=_end(losses) - losses[0], evidence=seen)]
 
 
+def _first_samples(batch: Any) -> Any:
+    """A part of the batch, where every step on all of it takes too long and its first axis is plainly the samples'."""
+    tensors = dict(leaves(batch))
+    sizes = {t.shape[0] if t.ndim else 0 for t in tensors.values()}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    kept = max(2, size // PART)
+    return replaced(batch, {path: t[:kept] for path, t in tensors.items()}) if size > kept else batch
+
+
 def _descend(subject: Subject, *, own: bool = False) -> list[float]:
-    """The losses before each step and after the last one, until the time is over or the loss is no number."""
+    """The losses before each step and after the last one: until they fell clearly, are no numbers, or the time is up."""
     losses: list[float] = []
-    began_with = subject.time_left()
     trained = [p for p in subject.trainable.values() if p.dtype.is_floating_point]
     adam = torch.optim.Adam(trained, lr=OWN_RATE) if own else None
+    left = subject.time_left()
     for k in range(STEPS + 1):
         losses.append(float(subject.gradients(seed=k).total.detach()))
-        if not math.isfinite(losses[-1]) or (
-            k >= LEAST_STEPS and _declined(losses, 2 * DECLINE if subject.time_left() > 1 else DECLINE)
-        ):
-            break
-        if k and (subject.time_left() <= 0 or (not own and k >= LEAST_STEPS and subject.time_left() < began_with / 3)):
+        if not math.isfinite(losses[-1]) or (k >= LEAST_STEPS and _declined(losses, 2 * DECLINE)):
             break
         if adam is not None:
             with unhooked(adam):
                 adam.step()
         else:
             subject.step()
+        pace, left = left - subject.time_left(), subject.time_left()
+        if left < 1.2 * pace:  # the next step would end after the time is up
+            break
     return losses
 
 
@@ -120,6 +146,6 @@ MOVES_PROBE = MOVES.probe(
 )
 OVERFIT_PROBE = OVERFIT.probe(
     "a few dozen steps on one batch lower its loss clearly",
-    "a heuristic: by 5 % of the first loss, with the given optimizer or with Adam; in the time that is left",
+    "a heuristic: by 5 % of the first loss, with the given optimizer or Adam; on a part of the batch where time is short",
     look_at_overfit,
 )

@@ -87,6 +87,7 @@ class Subject:
     def first(self) -> First:
         """Loss and gradients as found: what the first step would be. It moves the model: the runner puts it back."""
         called: set[str] = set()
+        began = time.perf_counter()
         hooks = [
             module.register_forward_pre_hook(lambda m, args, name=name: called.add(name))
             for name, module in self.model.named_modules()
@@ -99,6 +100,7 @@ class Subject:
                 hook.remove()
         reached = {id(p): reach(p) for p in (*self.parameters.values(), *self.held.values())}
         stuck = self._stuck_after_a_step() if loss.total.requires_grad else {}
+        self.notes["seconds of a step"] = time.perf_counter() - began
         value, asks = float(loss.total.detach()), loss.total.requires_grad
         return First(value, asks, tuple(loss.terms), reached, frozenset(called), stuck, tuple(listener.heard))
 
