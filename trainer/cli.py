@@ -26,6 +26,7 @@ from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.explain import explain
 from karat.trainer.gate import gate_of, gate_runs
+from karat.trainer.preflight import preflight_config
 from karat.trainer.run import CANNOT_JUDGE, HOLDS, newest, resume, show_report, start
 
 
@@ -45,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--strict-invariants", action="store_true", help="the same as --policy strict")
     run.add_argument("--print-config", action="store_true", help="print the resolved configuration as TOML and end")
     run.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
+    before = commands.add_parser("preflight", help="probe a run's model, loss and optimizer before its first step")
+    before.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    before.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting")
+    before.add_argument("--data", help="stdlib, tiny_shakespeare, or a text file or folder")
+    before.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     again = commands.add_parser("resume", help="continue a run from its newest checkpoint")
     again.add_argument("run", type=Path, metavar="RUN")
     shown = commands.add_parser("report", help="print the report of a run")
@@ -95,6 +101,8 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
     match options.command:
         case "run":
             return _run(options, console)
+        case "preflight":
+            return _preflight(options, console)
         case "resume":
             return _result(*resume(options.run, console))
         case "report":
@@ -118,6 +126,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         print(to_toml(config), end="")
         return HOLDS
     return _result(*start(config, Console(quiet=True) if options.quiet else console))
+
+
+def _preflight(options: argparse.Namespace, console: Console) -> int:
+    report = preflight_config(read_config(options.config, options.set, data=options.data), console)
+    print(report.model_dump_json(indent=2) if options.json else report)
+    return report.exit_code
 
 
 def _result(code: int, bpb: float | None) -> int:

@@ -1,0 +1,123 @@
+"""The network's inputs: which one is the sequence, how the batch axis is found, and what to put in place of a value."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from karat.invariants.runtime.preflight.probe import NotRun
+from karat.invariants.runtime.preflight.subject import Call, Subject
+from karat.invariants.runtime.preflight.trees import Path, leaves
+
+OTHER_THAN_TOKENS = ("mask", "label", "target", "type", "position", "length", "cache", "index")
+"""Parts of argument names that say: not the sequence itself."""
+NO_CALL = (
+    "loss_fn does not call the model itself, so that its inputs and outputs are not seen; name the module that it calls: "
+    "Spec(network='encoder'), or give Spec(example=(inputs,))"
+)
+
+
+def called(subject: Subject) -> tuple[Call, Tensor]:
+    """The network's call and main output in eval mode; NotRun when there is none."""
+    call = subject.forward()
+    if call is None:
+        raise NotRun(NO_CALL)
+    if call.output is None:
+        raise NotRun("the network's output holds no floating-point tensor")
+    return call, call.output
+
+
+def jittered(subject: Subject) -> tuple[Call, Tensor]:
+    """The same with noise on all weights, under which the model is left."""
+    subject.jitter()
+    if "jittered" not in subject.notes:
+        call, output = called(subject)
+        subject.notes["jittered"] = call, output.clone()
+    told: tuple[Call, Tensor] = subject.notes["jittered"]
+    return told
+
+
+def answer(
+    subject: Subject, edits: dict[Path, Tensor] | None = None, *, seed: int = 0, training: bool = False
+) -> Tensor:
+    """The main output, once `called` has shown that there is one."""
+    call = subject.forward(edits, seed=seed, training=training)
+    if call is None or call.output is None:
+        raise NotRun("the network is called in one forward and not in another")
+    return call.output
+
+
+def differs_by_itself(subject: Subject, base: Tensor) -> float:
+    """How far two forwards with equal inputs differ: what a comparison must allow beside rounding."""
+    again = answer(subject)
+    return 4 * float((again - base).abs().max()) if again.shape == base.shape else float("inf")
+
+
+def sequence(call: Call, output: Tensor) -> tuple[Path, Tensor]:
+    """The input (B, T) of tokens, or (B, T, features), to which the output (B, T, …) belongs; NotRun without one."""
+    fits = [
+        (path, t) for path, t in call.inputs.items()
+        if t.ndim >= 2 and output.ndim >= 2 and t.shape[:2] == output.shape[:2] and t.dtype is not torch.bool
+        and not any(part in name for name in path for part in OTHER_THAN_TOKENS)
+    ]  # fmt: skip
+    tokens = [(path, t) for path, t in fits if not t.is_floating_point() and t.ndim == 2]
+    features = [(path, t) for path, t in fits if t.is_floating_point() and t.ndim == 3 and output.ndim == 3]
+    if not tokens and not features:
+        raise NotRun("no input (batch, time) whose first two axes are those of the output: not a model of tokens")
+    found = (tokens or features)[0]
+    if found[1].shape[1] < 2:
+        raise NotRun("sequences of length 1: there is no other position to look at")
+    return found
+
+
+def next_token(subject: Subject, tokens: Tensor) -> bool:
+    """Whether the batch holds the same tokens shifted by one, or in one tensor with one more at the end."""
+    if tokens.is_floating_point():
+        return False
+    for path, t in leaves(subject.batch):
+        if t.ndim != 2 or t.is_floating_point() or t.shape[0] != tokens.shape[0]:
+            continue
+        if t.shape[1] == tokens.shape[1] + 1 and torch.equal(t[:, :-1], tokens):
+            return True
+        if t.shape == tokens.shape and torch.equal(t[:, :-1], tokens[:, 1:]):
+            return True
+        if path and path[-1] == "labels" and t.shape == tokens.shape and torch.equal(t, tokens):
+            return True
+    return False
+
+
+def time_is_second(subject: Subject, tokens: Tensor) -> bool:
+    """Whether the axes of a sequence are known to be (batch, time): declared, or from targets shifted along the second."""
+    spec = subject.spec
+    return bool(spec.causal or spec.batch_independent) or next_token(subject, tokens)
+
+
+def others(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A value of the same kind that differs at every place: another token of the same batch, or noise on a number."""
+    if x.is_floating_point():
+        size = float(x.float().std()) if x.numel() > 1 else 0.0
+        noise = torch.randn(x.shape, generator=generator) * (size + 1e-2 * float(x.float().abs().max()) + 1e-3)
+        return x + noise.to(x.device, x.dtype)
+    values = torch.unique(x)
+    if len(values) < 2:
+        return torch.where(x > 0, x - 1, x + 1)
+    shift = torch.randint(1, len(values), x.shape, generator=generator).to(x.device)
+    replacement: Tensor = values[(torch.searchsorted(values, x) + shift) % len(values)]
+    return replacement
+
+
+def batch_inputs(call: Call, output: Tensor, declared: bool) -> dict[Path, Tensor]:
+    """The inputs with the batch axis first; NotRun when it is not plain which axis that is."""
+    sized = {path: t for path, t in call.inputs.items() if t.ndim}
+    if not sized or not output.ndim:
+        raise NotRun("the network has no tensor input, or its output has no axes")
+    size = output.shape[0]
+    if output.shape == (size, size) and not declared:
+        raise NotRun("the output is a table of samples against samples, as of a contrastive loss")
+    if size < 2:
+        raise NotRun("a batch of one sample: pass two or more")
+    moved = {path: t for path, t in sized.items() if t.shape[0] == size and t.dtype is not torch.bool}
+    odd = [t for t in sized.values() if t.shape[0] != size]
+    if not moved or any(not t.is_floating_point() for t in odd):
+        raise NotRun("the first axis of inputs and output is not the batch's alone (a graph, or time first)")
+    return {path: t for path, t in moved.items() if not any("mask" in name for name in path)}

@@ -1,0 +1,99 @@
+"""RUN-INPUTS: the inputs matter: every one of them, and in a model of tokens other positions than the output's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from karat.invariants.runtime.preflight.inputs import (
+    OTHER_THAN_TOKENS,
+    answer,
+    jittered,
+    others,
+    sequence,
+    time_is_second,
+)
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.report import Finding
+from karat.invariants.runtime.preflight.subject import Call, Subject
+from karat.invariants.runtime.preflight.traces import roughly
+from karat.invariants.runtime.preflight.trees import Path, spelled
+
+RULE = Rule("RUN-INPUTS", "inputs-matter")
+
+
+def look(subject: Subject) -> Outcome:
+    """Each input is replaced as a whole, then single positions of the sequence, with noise on all weights."""
+    call, base = jittered(subject)
+    seen, findings = _positions(subject, call, base)
+    idle = _without_effect(subject, call, base, seen)
+    tried = [path for path in _plain(call) if path not in idle]
+    if not tried and not idle:
+        raise NotRun("the network has no tensor input of numbers or tokens")
+    if not tried:
+        message = "the output is the same whatever the input: the model does not see its data"
+        return [RULE.fail(message, evidence=f"no change over all of {', '.join(spelled(p[1:]) for p in idle)}")]
+    findings += [
+        RULE.warn(
+            f"the input {spelled(p[1:])} has no effect on the output", spelled(p[1:]), evidence="no change at all"
+        )
+        for p in idle
+    ]
+    return findings or Held("the output changes with " + ", ".join(spelled(p[1:]) for p in tried))
+
+
+def _plain(call: Call) -> dict[Path, Tensor]:
+    """Inputs whose values may be replaced by others: no masks, labels or indices."""
+    return {
+        path: t for path, t in call.inputs.items()
+        if t.numel() > 1 and t.dtype is not torch.bool and not t.is_complex()
+        and not any(part in name for name in path for part in OTHER_THAN_TOKENS)
+        and (t.is_floating_point() or t.ndim <= 2)
+    }  # fmt: skip
+
+
+def _without_effect(subject: Subject, call: Call, base: Tensor, seen: list[Path]) -> list[Path]:
+    generator = torch.Generator().manual_seed(4)
+    idle = []
+    for path, x in _plain(call).items():
+        if path in seen:
+            continue
+        changed = answer(subject, {path: others(x, generator)})
+        if changed.shape == base.shape and bool(torch.equal(changed, base)):
+            idle.append(path)
+    return idle
+
+
+def _positions(subject: Subject, call: Call, base: Tensor) -> tuple[list[Path], list[Finding]]:
+    """Whether a change at one position is seen at any other: the input that is, or what is wrong."""
+    try:
+        path, x = sequence(call, base)
+    except NotRun:
+        return [], []
+    generator, length = torch.Generator().manual_seed(5), x.shape[1]
+    new = others(x, generator)
+    for place in (0, length - 1, length // 2):
+        changed = x.clone()
+        changed[:, place] = new[:, place]
+        moved = (answer(subject, {path: changed}) - base).abs().flatten(2).amax((0, 2))
+        moved[place] = 0
+        if float(moved.max()) > roughly(base):
+            return [path], []
+    if not time_is_second(subject, x):
+        changed = x.clone()
+        changed[0] = new[0]
+        if float((answer(subject, {path: changed}) - base)[1:].abs().max()) > roughly(base):
+            return [path], []  # the first axis is the one that is mixed: time first, as nn.LSTM has it
+    message = (
+        "each output depends on the input at its own position alone: nothing mixes positions "
+        "(an attention over a sequence of length one, axes exchanged, or a model without context)"
+    )
+    evidence = f"positions 0, {length // 2}, {length - 1} of {length} changed"
+    return [], [RULE.warn(message, subject.spec.network, evidence=evidence)]
+
+
+PROBE = RULE.probe(
+    "every input changes the output, and outputs of a model of tokens depend on other positions",
+    "inputs named mask, label, type, position, length or index are left out; a weak effect counts as one",
+    look,
+)
