@@ -168,6 +168,10 @@ def lock_of(
             proof = old.get(obligation.id) if absent else None
             if proof and proof.about == fingerprints(obligation) and proof.grade in GREEN:
                 proofs[invariant.id][obligation.id] = proof
+        found = proofs[invariant.id]
+        proofs[invariant.id] = {
+            o.id: found[o.id] for o in invariant.obligations if o.id in found
+        }  # equal locks, equal files
     scores = {i.id: Score.of(m for m in mutants if i.id in m.invariants) for i in guarded}
     return ProofLock(
         solver=solver, proofs=proofs, guards={i.id: guard_fingerprints(i) for i in guarded}, mutants=scores

@@ -222,8 +222,7 @@ def test_constants_are_what_the_code_has() -> None:
     assert coq_constants.differences() == {}
 
 
-def _evidence(grade: Grade) -> Evidence:
-    theorem = THEOREMS[0]
+def _evidence(grade: Grade, theorem: Theorem = THEOREMS[0]) -> Evidence:
     return Evidence(
         obligation=theorem.id, invariant=theorem.invariant, claim="", kind="", engine="coq", grade=grade, must_fail=False,
         expected=grade is Grade.PROVED, about=fingerprints(theorem), demanded=grade is not Grade.UNAVAILABLE,
@@ -240,11 +239,19 @@ def test_without_coq_theorems_are_unavailable_and_nothing_else_suffers(monkeypat
     assert exit_code([_evidence(Grade.ERROR)]) == 2
     lock = read_lock(LOCK)
     assert lock is not None
-    kept = lock_of([absent], [], lock, {})
+    kept = lock_of([_evidence(Grade.PROVED, THEOREMS[1]), absent], [], lock, {}).proofs[absent.invariant]
+    theorems = [theorem.id for theorem in THEOREMS if theorem.invariant == absent.invariant]
     assert (
-        kept.proofs.get(absent.invariant, {}) == {}
-        or kept.proofs[absent.invariant][absent.obligation].grade == "PROVED"
-    )
+        list(kept) == theorems and kept[absent.obligation].grade == "PROVED"
+    )  # as they were, in the catalogue's order
+
+
+def test_a_library_that_is_missing_is_unavailable_too() -> None:
+    told = 'File "./X.v", line 7: Error: Cannot find a physical path bound to logical path Core with prefix Flocq.'
+    assert coq_build.Compiled("X", 0.0, told).without_library
+    assert not coq_build.Compiled(
+        "X", 0.0, 'File "./X.v", line 7: Error: The reference Flocq was not found'
+    ).without_library
 
 
 def test_every_theorem_is_in_the_lock_as_it_is_now() -> None:
