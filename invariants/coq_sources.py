@@ -79,16 +79,26 @@ def closure(file: str, folder: Path = FOLDER) -> tuple[str, ...]:
     return tuple(order)
 
 
+def uses(constant: str, file: str, folder: Path = FOLDER) -> bool:
+    """Whether a file names a constant of the code."""
+    try:
+        return re.search(rf"\b{constant}\b", source(file, folder)) is not None
+    except OSError:
+        return False
+
+
 def source_digest(file: str, folder: Path = FOLDER) -> str:
-    """32 hex digits that change with the file, with what it requires, with the pinned statements, and, when one of these
-    is the file of constants, with the constants that the code has now."""
+    """32 hex digits that change with the file, with what it requires, with the pinned statements, and with what the code
+    has now for every constant that one of these files names."""
     total = hashlib.sha256()
     names = closure(file, folder)
     for path in (*(folder / f"{name}.v" for name in names), *(pinned_path(name, folder) for name in names)):
         text = path.read_bytes() if path.is_file() else b"missing"
         total.update(f"{path.name} {len(text)}\n".encode() + text)
     if CONSTANTS in names:
-        total.update(coq_constants.text().encode())
+        for constant, (_, value) in coq_constants.constants().items():
+            if any(uses(constant, name, folder) for name in names if name != CONSTANTS):
+                total.update(f"{constant} = {coq_constants.term(value)}\n".encode())
     return total.hexdigest()[:32]
 
 

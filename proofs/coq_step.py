@@ -18,7 +18,7 @@ from karat.core.evidence import Counterexample, Evidence, Grade
 from karat.core.obligation import Counterpart, Obligation, Theorem
 from karat.core.provenance import qualified_name
 from karat.invariants.coq_constants import differences
-from karat.invariants.coq_sources import CONSTANTS, FOLDER, closure, pinned, source
+from karat.invariants.coq_sources import CONSTANTS, FOLDER, closure, pinned, source, uses
 from karat.proofs.coq_audit import NO_PREMISE, SHOWN, Audit, Statement, audit, defined, difference, mentions, write_pins
 from karat.proofs.coq_binding import compare, tie
 from karat.proofs.coq_build import BUILD, INSTALL, Compiled, Toolchain, alone, compile_all, toolchain
@@ -172,7 +172,7 @@ def judge(theorem: Theorem, findings: Findings, folder: Path = FOLDER) -> Outcom
 def _stale_constant(theorem: Theorem, constants: Mapping[str, tuple[str, str]], folder: Path) -> Outcome | None:
     files = closure(theorem.file, folder)
     for constant, (was, now) in constants.items():
-        used = [file for file in files if file != CONSTANTS and _uses(constant, file, folder)]
+        used = [file for file in files if file != CONSTANTS and uses(constant, file, folder)]
         if used or (constant == "the file" and CONSTANTS in files):
             where = ", ".join(f"proofs/coq/{file}.v" for file in used) or "proofs/coq/Constants.v"
             return Outcome(
@@ -182,13 +182,6 @@ def _stale_constant(theorem: Theorem, constants: Mapping[str, tuple[str, str]], 
                 Counterexample(values={constant: now}, reproduced=True, note=f"proofs/coq/Constants.v has {was}"),
             )
     return None
-
-
-def _uses(constant: str, file: str, folder: Path) -> bool:
-    try:
-        return re.search(rf"\b{constant}\b", source(file, folder)) is not None
-    except OSError:
-        return False
 
 
 def _closure_of(statement: Statement, audit: Audit) -> dict[str, Statement]:
