@@ -237,6 +237,7 @@ def test_without_coq_theorems_are_unavailable_and_nothing_else_suffers(monkeypat
     absent = _evidence(Grade.UNAVAILABLE)
     assert not absent.missed and exit_code([absent]) == 0
     assert exit_code([_evidence(Grade.ERROR)]) == 2
+    assert _evidence(Grade.ERROR).model_copy(update={"demanded": False}).missed  # only what is unavailable is excused
     lock = read_lock(LOCK)
     assert lock is not None
     kept = lock_of([_evidence(Grade.PROVED, THEOREMS[1]), absent], [], lock, {}).proofs[absent.invariant]
