@@ -105,7 +105,10 @@ class GuardSummary(Record):
 
 
 class Violation(Record):
-    """One violation, as in the ledger and in the message."""
+    """One violation, as in the ledger and in the message.
+
+    severity: FAIL where the invariant or a declaration decides, WARN where a heuristic does. where: parameter or module.
+    """
 
     invariant: str
     slug: str
@@ -120,6 +123,18 @@ class Violation(Record):
     probe: str
     evidence: str
     reason: str = ""
+    severity: str = "FAIL"
+    where: str = ""
+
+    @property
+    def id(self) -> str:
+        """The id of what is violated: INV-8, RUN-11."""
+        return self.invariant
+
+    @property
+    def message(self) -> str:
+        """What was seen, as one sentence; why it is suppressed or not a number behind it."""
+        return self.observed if not self.reason else f"{self.observed} ({self.reason})"
 
 
 class RunReport(Record):

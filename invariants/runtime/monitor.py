@@ -69,8 +69,8 @@ class Guard:
 class Stopped(InvariantViolation):
     """The violation that ends a strict run; `record` is what the report keeps of it."""
 
-    def __init__(self, record: Violation) -> None:
-        super().__init__(message(record))
+    def __init__(self, record: Violation, text: str = "") -> None:
+        super().__init__(text or message(record))
         self.record = record
 
     def __str__(self) -> str:

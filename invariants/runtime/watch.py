@@ -1,81 +1,156 @@
-"""watch: the guards on any PyTorch loop, attached to the optimizer's own step hook.
+"""watch: the guards on any PyTorch loop, attached to the optimizers' own step hooks and the model's forward hooks.
 
-    guards = watch(model, optimizer, policy="strict", lr_band=Band())
+    guards = watch(model, optimizer)
 
-Nothing else in the loop changes. Each guard runs on what was declared; what was not declared is listed as not
-checked, and why. (Guards that need no declaration, for any training run, are the RUN family, which is still to come.)
+Nothing else in the loop changes, and nothing of it is changed by the guards. What was not declared is inferred where
+that is certain, else it is not checked, and the report says so.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import sys
+import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch import nn
 
 from karat.core.errors import ConfigError
 from karat.core.observation import Phase
 from karat.core.policy import Policy
-from karat.core.report import GuardSummary, Violation
-from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.core.report import Violation, write_report
 from karat.invariants import inv08_lr_band as inv08
-from karat.invariants import inv11_mhc_doubly_stochastic as inv11
-from karat.invariants.catalogue import find
-from karat.invariants.runtime.by_name import reading_by_name
+from karat.invariants.run.catalogue import RULES
+from karat.invariants.run.spec import Spec, read_spec, require_names
 from karat.invariants.runtime.ledger import Ledger
-from karat.invariants.runtime.monitor import Monitor
-from karat.invariants.runtime.probes import Reading, gf16_absmax, learning_rate, mixing_matrices
-from karat.invariants.standing import demand_current, standings
+from karat.invariants.runtime.monitor import Stopped
+from karat.invariants.runtime.watching.captured import replaying
+from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.checks import every_check
+from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe, declare
+from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, roots, unwrapped
+from karat.invariants.runtime.watching.report import WatchReport
+from karat.invariants.runtime.watching.tally import Tally
 
-Observe = Callable[[int], Mapping[str, Any]]
-Mixing = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+EVERY = 500
+"""Steps between two looks of the expensive probes."""
+TIMED = 16
+"""Every so many steps each check is timed on its own."""
+
+_WATCHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.ref[Watch]] = weakref.WeakKeyDictionary()
+"""Optimizer -> the guards on it: they live as long as the optimizer whose hooks hold them."""
 
 
-@dataclass(frozen=True)
-class Guarded:
-    """One declared guard: the id of its invariant, its parameters, and what observes at a step."""
-
-    invariant: str
-    parameters: Any
-    probe: Callable[[int], Reading]
+def _speak(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 class Watch:
-    """The guards attached to one optimizer. A context manager: leaving it detaches them."""
+    """The guards attached to a loop. A context manager: leaving it finishes them, also when the loop raised."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, monitor: Monitor, probes: list[Callable[[int], Reading]],
-                 not_checked: dict[str, str], ledger: Ledger | None) -> None:  # fmt: skip
-        self.step = 0
-        self.not_checked = not_checked
-        self._monitor, self._probes, self._ledger = monitor, probes, ledger
-        self._handle: Any = optimizer.register_step_pre_hook(self._before_step)
-        self._after: Any = optimizer.register_step_post_hook(self._after_step)
+    def __init__(self, loop: Loop, checks: list[Check], declared: Declared, report: Path | None) -> None:
+        self._loop, self._checks, self._declared, self._report_path = loop, checks, declared, report
+        self._steps = [0] * len(loop.optimizers)
+        self._forwards = [0] * len(loop.optimizers)
+        self._moments: dict[int, Moment] = {}
+        self._handles: list[Any] = []
+        self._report: WatchReport | None = None
+        self._seconds = 0.0
+        self._first = self._last = 0.0
+        self._outcome = "finished"
+        for check in checks:
+            for rule in check.rules:
+                loop.tallies.setdefault(rule.id, Tally(rule, check.interval))
+        for check in checks:
+            self._asked(check, "start", check.start)
+        self._attach()
+
+    # -- what the user sees -------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far, of the busiest optimizer."""
+        return self._loop.step if self._report is None else self._report.steps
 
     @property
     def violations(self) -> list[Violation]:
-        """What was violated so far, in order."""
-        return list(self._monitor.violations)
+        """What was found so far, in the order of the steps."""
+        if self._report is not None:
+            return list(self._report.violations)
+        return sorted([*self._declared.monitor.violations, *self._loop.violations], key=lambda v: v.step)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._monitor.check(Phase.BEFORE_STEP, self.step, [probe(self.step) for probe in self._probes])
+    @property
+    def not_checked(self) -> dict[str, str]:
+        """Slug of a rule, or id of an invariant -> why it is not checked."""
+        if self._report is not None:
+            return dict(self._report.not_checked)
+        return {**self._declared.not_checked, **self._loop.unchecked}
 
-    def _after_step(self, *_: Any) -> None:
-        self.step += 1
+    def log(
+        self,
+        loss: Any = None,
+        losses: Mapping[str, Any] | None = None,
+        *,
+        inputs: Any = None,
+        targets: Any = None,
+        **metrics: Any,
+    ) -> None:
+        """Tells the guards what hooks cannot see; optional, any time in a step. loss: the total, a tensor or a number.
 
-    def finish(self) -> list[GuardSummary]:
-        """Detaches the guards and returns their tallies; calling it again is harmless."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._after.remove()
-            self._handle = None
-            if self._ledger is not None:
-                self._ledger.close()
-        lower = self.not_checked.get("INV-8, lower end", "")
-        return [guard.summary(lower if id_ == "INV-8" else "") for id_, guard in self._monitor.guards.items()]
+        losses: name -> term of the loss, before backward, so that it is seen what each is connected to. inputs, targets:
+        of the batch, (B, T) tokens or (B,) classes. Numbers under other names are kept: val_loss and the like.
+        """
+        if self._report is not None:
+            return
+        given = {"loss": loss, "losses": losses, "inputs": inputs, "targets": targets, **metrics}
+        logged = {name: value for name, value in given.items() if value is not None}
+        if losses is not None and not isinstance(losses, Mapping):
+            raise ConfigError(
+                f"losses is {type(losses).__name__}", required="a mapping of names to terms",
+                next_step='guards.log(losses={"ce": ce, "aux": aux})',
+            )  # fmt: skip
+        self._tell("log", logged)
+
+    def checkpoint(self, state: Any = None, *, loss: float | None = None, step: int | None = None) -> None:
+        """Tells the guards of a checkpoint that is about to be written or was read: its state, recorded loss and step."""
+        if self._report is None:
+            self._tell("log", {"checkpoint": {"state": state, "loss": loss, "step": step}})
+
+    def split(self, *, train: Any, validation: Any) -> None:
+        """Gives the guards both parts of the data, to be compared: data sets, tensors or arrays of tokens."""
+        if self._report is None:
+            self._tell("log", {"split": (train, validation)})
+
+    def finish(self) -> WatchReport:
+        """Runs the checks of the end, detaches the guards and returns the report; again is harmless."""
+        if self._report is None:
+            self._detach()
+            for check in self._on_duty("finish"):
+                self._asked(check, "finish", check.finish)
+            self._loop.transfer.bring()
+            self._report = self._made_report()
+            self._let_go()
+            if self._report_path is not None:
+                write_report(self._report_path, self._report)
+            self._loop.stop_if_strict()
+        return self._report
+
+    def end(self) -> None:
+        """Finishes at the end of the process: nothing is raised, and under WARN the report is said in short."""
+        try:
+            report = self.finish()
+        except Stopped as stopped:
+            report = self.finish()
+            self._loop.say(str(stopped))
+        if self._loop.policy is Policy.WARN:
+            self._loop.say(str(report).partition("\nheld")[0])
 
     def __enter__(self) -> Watch:
         return self
@@ -83,111 +158,252 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.finish()
+        if error is None:
+            self.finish()
+            return
+        self._outcome = f"the loop raised {type(error).__name__} after step {self._loop.step}"
+        with contextlib.suppress(Stopped):  # the loop's own exception goes on
+            self.finish()
+
+    # -- hooks --------------------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        forwards = self._on_duty("forward")
+        self._before, self._look = self._on_duty("before_step"), self._on_duty("look")
+        self._after = self._on_duty("after_step")
+        for place, optimizer in enumerate(self._loop.optimizers):
+            self._handles.append(optimizer.register_step_pre_hook(self._hook(place, self._before_step)))
+            self._handles.append(optimizer.register_step_post_hook(self._hook(place, self._after_step)))
+            _WATCHED[optimizer] = weakref.ref(self)
+        for _, module in roots(self._loop.model):
+            self._handles.append(
+                module.register_forward_hook(_forward_hook(weakref.ref(self), forwards), with_kwargs=True)
+            )
+
+    def _hook(self, place: int, method: Callable[..., None]) -> Callable[..., None]:
+        def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            began = time.perf_counter()
+            try:
+                method(place, optimizer, args, kwargs)
+            finally:
+                self._last = time.perf_counter()
+                self._seconds += self._last - began
+
+        return hook
+
+    def _forwarded(self, checks: list[Check], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        began = time.perf_counter()
+        loop = self._loop
+        if torch.is_grad_enabled():
+            loop.forwards += 1
+        for check in checks:
+            if id(check) not in loop.off_duty:
+                self._asked(check, "forward", check.forward, module, args, kwargs, output)
+        self._seconds += time.perf_counter() - began
+
+    def _before_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._first = self._first or time.perf_counter()
+        closure = any(callable(given) for given in (*args[1:], kwargs.get("closure")))  # args[0] is the optimizer
+        moment = Moment(optimizer, place, self._steps[place], closure, self._loop.forwards - self._forwards[place])
+        self._moments[place] = moment
+        if not closure:
+            self._judge(moment)
+        if place == 0:
+            self._declared.monitor.check(
+                Phase.BEFORE_STEP, moment.step, [probe(moment.step) for probe in self._declared.probes]
+            )
+        self._loop.stop_if_strict()
+
+    def _after_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        moment = self._moments.pop(place, None)
+        if moment is None:
+            return
+        if moment.closure:
+            moment.forwards = self._loop.forwards - self._forwards[place]
+            self._judge(moment)
+        for check in self._after:
+            self._asked(check, "after_step", check.after_step, moment)
+        self._steps[place] += 1
+        self._forwards[place] = self._loop.forwards
+        self._loop.step = max(self._loop.step, self._steps[place])
+        self._loop.stop_if_strict()
+
+    def _judge(self, moment: Moment) -> None:
+        with torch.no_grad():
+            for check in self._look:
+                self._asked(check, "look", check.look, moment)
+            self._loop.transfer.bring()
+            for check in self._before:
+                self._asked(check, "before_step", check.before_step, moment)
+
+    def _asked(self, check: Check, moment: str, method: Callable[..., None], *given: Any) -> None:
+        """One call of a check: one that raises is taken off duty and named in the report; the loop goes on."""
+        loop = self._loop
+        if id(check) in loop.off_duty:
+            return
+        began = time.perf_counter() if loop.step % TIMED == 0 else 0.0
+        try:
+            method(loop, *given)
+        except (Stopped, ConfigError):
+            raise
+        except Exception as error:
+            loop.off(check)
+            for rule in check.rules:
+                loop.not_checked(
+                    rule, f"its check raised in {moment} at step {loop.step}: {type(error).__name__}: {error}"
+                )
+        if began:
+            name = type(check).__name__
+            loop.seconds[name] = loop.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def _tell(self, moment: str, logged: Mapping[str, Any]) -> None:
+        began = time.perf_counter()
+        for check in self._on_duty(moment):
+            self._asked(check, moment, check.log, logged)
+        self._seconds += time.perf_counter() - began
+        self._loop.stop_if_strict()
+
+    def _on_duty(self, moment: str) -> list[Check]:
+        """The checks that do something at a moment."""
+        own = [c for c in self._checks if getattr(type(c), moment) is not getattr(Check, moment)]
+        return [c for c in own if id(c) not in self._loop.off_duty]
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for optimizer in self._loop.optimizers:
+            _WATCHED.pop(optimizer, None)
+
+    def _made_report(self) -> WatchReport:
+        loop = self._loop
+        lower = self._declared.not_checked.get("INV-8, lower end", "")
+        own = [g.summary(lower if id_ == "INV-8" else "") for id_, g in self._declared.monitor.guards.items()]
+        timed = max(1, (loop.step + TIMED - 1) // TIMED)
+        spread = {name: seconds / timed for name, seconds in loop.seconds.items()}
+        scale = (self._seconds / max(loop.step, 1)) / (sum(spread.values()) or 1.0)
+        tallies = sorted(loop.tallies.values(), key=lambda t: int(t.rule.id.partition("-")[2]))
+        return WatchReport(
+            policy=loop.policy.value, steps=loop.step, every=loop.every, outcome=self._outcome,
+            violations=tuple(self.violations), suppressed=tuple(loop.suppressed),
+            guards=(*own, *(tally.summary() for tally in tallies)), not_checked=self.not_checked,
+            cost={name: seconds * scale * 1e6 for name, seconds in sorted(spread.items(), key=lambda s: -s[1])},
+            step_ms=1e3 * (self._last - self._first) / loop.step if loop.step else 0.0,
+        )  # fmt: skip
+
+    def _let_go(self) -> None:
+        """Drops all that was held of the loop."""
+        for check in self._checks:
+            check.drop()
+        if self._loop.ledger is not None:
+            self._loop.ledger.close()
+        self._checks, self._before, self._look, self._after = [], [], [], []
+        self._moments = {}
+        self._declared = Declared(self._declared.monitor, (), self._declared.not_checked)
+        self._loop.forget()
+
+
+def _forward_hook(watching: weakref.ref[Watch], checks: list[Check]) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or replaying():
+            return
+        guards = watching()
+        if guards is not None and guards._report is None:
+            guards._forwarded(checks, module, args, kwargs, output)
+
+    return hook
+
+
+def _at_exit() -> None:
+    """A loop that never called finish: its checks of the end run when the process ends, and what was found is said."""
+    for guards in [found for held in set(_WATCHED.values()) if (found := held()) is not None]:
+        guards.end()
+
+
+atexit.register(_at_exit)
 
 
 def watch(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    model: nn.Module | Iterable[nn.Module] | Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer | Iterable[torch.optim.Optimizer],
     *,
+    spec: Spec | Mapping[str, Any] | str | Path | None = None,
     policy: Policy | str = Policy.WARN,
+    scheduler: Any = None,
+    scaler: Any = None,
+    ema: nn.Module | None = None,
+    replicas: Iterable[nn.Module] = (),
+    total_steps: int | None = None,
+    every: int = EVERY,
     lr_band: inv08.Band | None = None,
     plateau: Callable[[int], bool] | None = None,
     gf16: Iterable[str] | None = None,
     mixing: Mixing | None = None,
     invariants: Mapping[str, Observe] | None = None,
-    ledger: Path | None = None,
+    ledger: Path | str | None = None,
+    report: Path | str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Watch:
-    """Attaches the declared guards to optimizer.step(); under STRICT a violation raises before the step changes anything.
+    """Attaches the guards to optimizer.step(); under STRICT a FAIL raises `Stopped` before the step changes anything.
 
-    lr_band: INV-8 on every parameter group (plateau(step) says where the lower end counts; nowhere by default).
-    gf16: names of parameters that go through GF16 (INV-3). mixing(): (matrices (S, n, n), spread ()) of the last
-    forward (INV-11). invariants: others of the catalogue, plug-ins too, by id or slug, each with a function of the step
-    that gives what it observes, by name, as numbers or tensors; they run with their declared parameters. ConfigError
-    when a name does not exist or nothing is declared. A closure passed to optimizer.step runs after the guards looked.
+    model: a module, wrapped or not, or several; optimizer: one or several. spec: what is meant (Spec, a mapping, a TOML
+    file). scheduler, scaler: found by themselves where they are torch's. ema: the averaged model; replicas: copies that
+    must agree. every: steps between two looks of the expensive probes. lr_band, gf16, mixing, invariants: the guards of
+    the catalogue (INV-8 with `plateau(step)`, INV-3, INV-11, any other by name). ledger: a file of rows; report: where the
+    report is written at the end; say: where WARN speaks (standard error). ConfigError for what cannot be watched. With a
+    closure the gradients are looked at after the step.
     """
     if policy not in list(Policy):
         raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
-    declared, not_checked = _of_the_loop(model, optimizer, lr_band, plateau, gf16, mixing)
-    for name, observe in (invariants or {}).items():
-        invariant = find(name)
-        if invariant.id in [guard.invariant for guard in declared]:
-            raise ConfigError(f"{invariant.id} is declared twice", required="one declaration of each invariant")
-        declared.append(Guarded(invariant.id, invariant.parameters, partial(_declared, invariant.id, observe)))
-        not_checked.pop(invariant.id, None)
-    monitor = _on_duty(declared, Policy(policy))
-    rows = Ledger(ledger) if ledger is not None else None
-    monitor.ledger = rows
-    return Watch(optimizer, monitor, [guard.probe for guard in declared], not_checked, rows)
+    if every < 1:
+        raise ConfigError(f"every = {every}", required="at least 1 step")
+    module, optimizers = one_model(model), _optimizers(optimizer)
+    declared = read_spec(spec)
+    if total_steps is not None:
+        given = {name: getattr(declared, name) for name in declared.model_fields_set}
+        declared = read_spec({**given, "total_steps": total_steps})
+    names = list(named_parameters(module))
+    if not names:
+        raise ConfigError("the model has no parameters", required="a module with parameters to train")
+    modules = [plain_name(name) for name, _ in unwrapped(module).named_modules() if name]
+    require_names(declared, _all_names(module), modules, [name for r in RULES for name in (r.id, r.slug)])
+    rows = Ledger(Path(ledger)) if ledger is not None else None
+    loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows)
+    loop.scheduler, loop.scaler, loop.ema, loop.replicas = scheduler, scaler, ema, tuple(replicas)
+    own = declare(
+        unwrapped(module), optimizers[0], Policy(policy),
+        lr_band=lr_band, plateau=plateau, gf16=gf16, mixing=mixing, invariants=invariants,
+    )  # fmt: skip
+    own.monitor.ledger, own.monitor.say = rows, say or _speak
+    checks = [] if policy == Policy.OFF else every_check()
+    return Watch(loop, checks, own, Path(report) if report is not None else None)
 
 
-def _of_the_loop(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    lr_band: inv08.Band | None,
-    plateau: Callable[[int], bool] | None,
-    gf16: Iterable[str] | None,
-    mixing: Mixing | None,
-) -> tuple[list[Guarded], dict[str, str]]:
-    """The guards that `watch` reads from the optimizer and the model itself; and what was not declared, and so is not
-    checked."""
-    declared: list[Guarded] = []
-    not_checked: dict[str, str] = {}
-    on_plateau = plateau or (lambda step: False)
-    if lr_band is not None:
-        declared.append(Guarded("INV-8", lr_band, lambda step: learning_rate(optimizer, on_plateau(step), lr_band)))
-        if plateau is None:
-            not_checked["INV-8, lower end"] = "no plateau was declared: only 0 <= lr <= upper end is checked"
-    else:
-        not_checked["INV-8"] = "no lr_band was declared"
-    if gf16 is not None:
-        names = _existing(model, gf16)
-        declared.append(
-            Guarded("INV-3", inv03.DEFAULT,
-                    lambda step: gf16_absmax([_parameter(model, name) for name in names], inv03.DEFAULT))
-        )  # fmt: skip
-    else:
-        not_checked["INV-3"] = "no parameters were declared to go through GF16"
-    if mixing is not None:
-        declared.append(Guarded("INV-11", inv11.DEFAULT, lambda step: mixing_matrices(*mixing())))
-    else:
-        not_checked["INV-11"] = "no mixing matrices were declared"
-    return declared, not_checked
+def _all_names(model: nn.Module) -> list[str]:
+    return [plain_name(n) for n, _ in unwrapped(model).named_parameters(remove_duplicate=False)]
 
 
-def _declared(invariant_id: str, observe: Observe, step: int) -> Reading:
-    return reading_by_name(invariant_id, "watch, invariants", observe(step))
-
-
-def _on_duty(declared: list[Guarded], policy: Policy) -> Monitor:
-    """The monitor of the declared guards; under STRICT only with current proofs. ConfigError when there are none."""
-    if not declared:
+def _optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:
+    several = (given,) if isinstance(given, torch.optim.Optimizer) else given
+    held = tuple(several) if isinstance(several, (tuple, list)) else ()
+    if not held or not all(isinstance(o, torch.optim.Optimizer) for o in held):
         raise ConfigError(
-            "nothing was declared, so there is nothing to watch",
-            required="lr_band, gf16, mixing or invariants",
-            next_step="see watch.__doc__",
-        )
-    invariants = [(find(guard.invariant), guard.parameters) for guard in declared]
-    statuses = standings(invariant for invariant, _ in invariants)
-    if policy is Policy.STRICT:
-        demand_current(statuses)
-    return Monitor.of(invariants, policy, standing={s.invariant: s for s in statuses})
-
-
-def _existing(model: torch.nn.Module, names: Iterable[str]) -> list[str]:
-    """The names, each of a parameter of the model; ConfigError when one is not, or when there are none."""
-    found = list(names)
-    if not found:
-        raise ConfigError("gf16 names no parameter", required="names, or leave gf16 out")
-    for name in found:
-        _parameter(model, name)
-    return found
-
-
-def _parameter(model: torch.nn.Module, name: str) -> torch.Tensor:
-    """The parameter of this name as the model holds it now (one that was replaced is the new one)."""
-    try:
-        return model.get_parameter(name)
-    except AttributeError:
-        some = ", ".join(list(dict(model.named_parameters()))[:5]) or "none: the model has no parameters"
-        raise ConfigError(f"the model has no parameter {name!r}", required=f"one of its names: {some}, …") from None
+            f"optimizer is {type(given).__name__}", required="a torch.optim.Optimizer, or a list of them",
+            next_step="watch(model, optimizer)",
+        )  # fmt: skip
+    if not any(group["params"] for o in held for group in o.param_groups):
+        raise ConfigError(
+            "the optimizer has no groups with parameters", required="an optimizer of the model's parameters",
+            next_step="torch.optim.AdamW(model.parameters(), lr=…)",
+        )  # fmt: skip
+    if len(set(map(id, held))) < len(held):
+        raise ConfigError("an optimizer is given twice", required="each optimizer once")
+    for optimizer in held:
+        if optimizer in _WATCHED:
+            raise ConfigError(
+                "this optimizer is watched already", required="one watch(…) for each optimizer",
+                next_step="guards.finish() before it is watched again",
+            )  # fmt: skip
+    return held

@@ -1,7 +1,7 @@
 """Active probes before any compute is spent: `from karat.invariants.runtime import preflight`."""
 
+from karat.invariants.run.spec import Spec, Suppression
 from karat.invariants.runtime.preflight.report import Finding, Report, Severity
 from karat.invariants.runtime.preflight.run import PROBES, preflight
-from karat.invariants.runtime.preflight.spec import Spec, Suppression
 
 __all__ = ["Finding", "PROBES", "Report", "Severity", "Spec", "Suppression", "preflight"]

@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from karat.invariants.run.spec import covered
 from karat.invariants.runtime.preflight.loss import Reach, SubjectError, reach
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
 from karat.invariants.runtime.preflight.report import Finding
-from karat.invariants.runtime.preflight.spec import covered
 from karat.invariants.runtime.preflight.subject import Subject
 from karat.invariants.runtime.preflight.traces import first_not_finite
 

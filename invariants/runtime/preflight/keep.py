@@ -49,7 +49,8 @@ class _KeptTensor:
 class _Walk:
     """Collects what hangs below a dictionary of attributes: containers with their members, tensors, generators."""
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: bool = True) -> None:
+        self._parameters = parameters
         self.tensors: dict[int, Tensor] = {}
         self.containers: dict[int, tuple[Any, Any]] = {}
         self.generators: dict[int, tuple[Any, Any]] = {}
@@ -57,7 +58,8 @@ class _Walk:
     def visit(self, value: Any, depth: int = 0) -> None:
         """Takes in a value and, `DEPTH` containers deep, what it contains."""
         if isinstance(value, Tensor):
-            self.tensors[id(value)] = value
+            if self._parameters or not isinstance(value, nn.Parameter):
+                self.tensors[id(value)] = value
         elif isinstance(value, (torch.Generator, np.random.Generator, random.Random)):
             self.generators[id(value)] = (value, _generator_state(value))
         elif isinstance(value, (list, set, dict, deque)) and id(value) not in self.containers and depth < DEPTH:
@@ -68,10 +70,15 @@ class _Walk:
 
 
 class Kept:
-    """What model, optimizers, batch and generators are when it is made; `put_back` makes them so again, any time."""
+    """What model, optimizers, batch and generators are when it is made; `put_back` makes them so again, any time.
 
-    def __init__(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], batch: Any) -> None:
-        walk = _Walk()
+    parameters=False: of parameters only which ones there are, not their numbers, for forwards that change none.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], batch: Any, *, parameters: bool = True
+    ) -> None:
+        walk = _Walk(parameters)
         for holder in (*model.modules(), *optimizers):
             walk.visit(holder.__dict__)
         for _, tensor in leaves(batch):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from karat.core.errors import ConfigError
+from karat.invariants.run.spec import Spec, read_spec, require_detached, require_names
 from karat.invariants.runtime.preflight import (
     batches,
     causality,
@@ -29,7 +30,6 @@ from karat.invariants.runtime.preflight.keep import Kept
 from karat.invariants.runtime.preflight.loss import SubjectError
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Probe
 from karat.invariants.runtime.preflight.report import Finding, Report
-from karat.invariants.runtime.preflight.spec import Spec, read_spec, require_detached, require_names
 from karat.invariants.runtime.preflight.subject import LossFunction, Subject
 
 PROBES: tuple[Probe, ...] = (

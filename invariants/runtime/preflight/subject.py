@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from karat.core.errors import KaratError
+from karat.invariants.run.spec import Spec, covered
 from karat.invariants.runtime.preflight.keep import Kept, seed_all
 from karat.invariants.runtime.preflight.listen import Listener
 from karat.invariants.runtime.preflight.loss import First, Loss, Reach, SubjectError, dense_gradient, reach, read_loss
-from karat.invariants.runtime.preflight.spec import Spec, covered
 from karat.invariants.runtime.preflight.trees import Path, leaves, replaced
 
 LossFunction = Callable[[Any, Any], Any]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from karat.invariants.run.spec import covered
 from karat.invariants.runtime.preflight.loss import TOTALS, Loss
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
 from karat.invariants.runtime.preflight.report import Finding
-from karat.invariants.runtime.preflight.spec import covered
 from karat.invariants.runtime.preflight.subject import Subject
 
 RULE = Rule("RUN-TERMS", "loss-terms")

@@ -1,0 +1,25 @@
+"""RUN-8 gradient-reach: every trainable parameter gets a gradient that is not all zero."""
+
+from __future__ import annotations
+
+from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+RULE = Rule(
+    id="RUN-8",
+    slug="gradient-reach",
+    severity=Severity.FAIL,
+    statement="what the loss depends on gets a gradient that is not identically zero, within the declared window of steps",
+    why="a detached encoder stays at its initial values while the loss falls, and nothing is raised",
+    quantity="trainable parameters that the outputs depend on and that got no gradient",
+    unit="parameters",
+    form=Form.AT_MOST,
+    seen_by=("watch", "preflight"),
+    when="every step; of large models each gradient in turn",
+    limits=("a gradient that is wrong but not zero",),
+    source="https://discuss.pytorch.org/t/84911",
+    example="loss = head(encoder(x).detach()).sum()",
+    mended="loss = head(encoder(x)).sum()",
+    declare='Spec(frozen=["encoder"]) or Spec(detached=["encoder"]) where that is meant',
+    holds=(Witness(0, (0,), "all are reached"),),
+    violates=(Witness(1, (0,), "one is cut off"),),
+)

@@ -1,0 +1,25 @@
+"""RUN-11 gradient-fresh: a step applies what was computed since the last one, from nothing, and once."""
+
+from __future__ import annotations
+
+from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+RULE = Rule(
+    id="RUN-11",
+    slug="gradient-fresh",
+    severity=Severity.FAIL,
+    statement="each step applies gradients that were computed since the last step, onto cleared ones, each once",
+    why="without zero_grad every step repeats the sum of all gradients so far: the loss falls for a while, then climbs",
+    quantity="ways in which the applied gradient is not fresh",
+    unit="",
+    form=Form.AT_MOST,
+    seen_by=("watch",),
+    when="every step from the second on, on one small parameter of each optimizer",
+    limits=("gradients that are cleared of some parameters only", "the first step of each optimizer"),
+    source="https://stackoverflow.com/questions/60335387",
+    example="for x, y in data:\n    loss_fn(model(x), y).backward()\n    optimizer.step()  # zero_grad() is missing",
+    mended="for x, y in data:\n    optimizer.zero_grad()\n    loss_fn(model(x), y).backward()\n    optimizer.step()",
+    declare='Spec(suppress=[Suppression(rule="gradient-fresh", reason="…")])',
+    holds=(Witness(0, (0,), "cleared, then one backward"),),
+    violates=(Witness(1, (0,), "not cleared"),),
+)

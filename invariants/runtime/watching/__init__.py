@@ -1,0 +1,1 @@
+"""The always-on guards of any training loop: `from karat.invariants.runtime import watch`."""

@@ -1,0 +1,92 @@
+"""One forward of the loop, kept until its step is over: arguments, outputs, their gradients; and the same forward run again.
+
+Run again, nothing is left behind: buffers, modes, attributes of modules and generators are put back bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from karat.invariants.runtime.preflight.keep import Kept, seed_all
+from karat.invariants.runtime.preflight.trees import Path, leaves, replaced
+
+_REPLAYS: list[object] = []
+
+
+def replaying() -> bool:
+    """Whether a forward is one that the guards run, not the loop."""
+    return bool(_REPLAYS)
+
+
+@dataclass
+class Captured:
+    """The first forward with gradients since the last step. outputs: path -> floating-point output, detached; gradients:
+    path -> what came back to it. `training`: the root's mode."""
+
+    root: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: dict[Path, Tensor]
+    training: bool
+    autocast: tuple[tuple[str, torch.dtype], ...]
+    gradients: dict[Path, Tensor] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> dict[Path, Tensor]:
+        """The tensors among the arguments."""
+        return dict(leaves((self.args, self.kwargs)))
+
+    @property
+    def main(self) -> Path | None:
+        """The output that is called logits, else the largest that got a gradient, else the largest."""
+        if not self.outputs:
+            return None
+        named = [path for path in self.outputs if "logits" in path]
+        several = named or [path for path in self.outputs if path in self.gradients] or list(self.outputs)
+        return max(several, key=lambda path: self.outputs[path].numel())
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """For forwards, and changes of buffers and modes, that are to leave no trace. Parameters are not kept: who
+        changes one puts it back."""
+        kept = Kept(self.module, (), (self.args, self.kwargs), parameters=False)
+        _REPLAYS.append(self)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            _REPLAYS.pop()
+            kept.put_back()
+
+    def again(
+        self, edits: Mapping[Path, Tensor] | None = None, *, training: bool | None = None, seed: int = 0
+    ) -> dict[Path, Tensor]:
+        """The outputs of the same forward with some inputs replaced, in eval or train mode (None: as modules are), with
+        the generators seeded; to be called inside `undisturbed`."""
+        if training is not None:
+            self.module.train(training)
+        seed_all(seed)
+        args, kwargs = replaced((self.args, self.kwargs), dict(edits or {}))
+        with contextlib.ExitStack() as stack:
+            for device, dtype in self.autocast:
+                stack.enter_context(torch.autocast(device, dtype=dtype))
+            output = self.module(*args, **kwargs)
+        return floating(output)
+
+
+def floating(output: Any) -> dict[Path, Tensor]:
+    """The floating-point tensors of an output, detached."""
+    return {path: t.detach() for path, t in leaves(output) if t.is_floating_point()}
+
+
+def autocast_now() -> tuple[tuple[str, torch.dtype], ...]:
+    """The device types for which autocast is on, with their dtypes."""
+    kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    return tuple((kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind))

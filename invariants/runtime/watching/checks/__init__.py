@@ -1,0 +1,14 @@
+"""The checks of a watched loop, in the order in which they look: first those whose numbers others read."""
+
+from karat.invariants.runtime.watching.check import Check
+from karat.invariants.runtime.watching.checks.budget import StepBudget
+from karat.invariants.runtime.watching.checks.capture import Capture
+from karat.invariants.runtime.watching.checks.freshness import Freshness
+from karat.invariants.runtime.watching.checks.gradients import Gradients
+
+ORDER: tuple[type[Check], ...] = (Capture, Gradients, Freshness, StepBudget)
+
+
+def every_check() -> list[Check]:
+    """One of each, for one loop."""
+    return [check() for check in ORDER]

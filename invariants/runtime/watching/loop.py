@@ -1,0 +1,180 @@
+"""The loop that is watched: its model and optimizers under their names, what was declared, where the run is, what was found."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from karat.core.policy import Policy
+from karat.core.report import Violation
+from karat.invariants.run.rule import Rule, Severity
+from karat.invariants.run.spec import Spec, covered
+from karat.invariants.runtime.ledger import Ledger
+from karat.invariants.runtime.monitor import Stopped
+from karat.invariants.runtime.watching.captured import Captured
+from karat.invariants.runtime.watching.check import Check
+from karat.invariants.runtime.watching.naming import named_parameters
+from karat.invariants.runtime.watching.tally import Tally
+from karat.invariants.runtime.watching.transfer import Transfer
+
+MOST_KEPT = 1000
+"""Violations that are kept; the ledger has them all."""
+DENSE = 3
+"""First steps, in which everything is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A parameter that an optimizer holds: its name ("" where it is not the model's), and its group."""
+
+    name: str
+    parameter: Tensor
+    group: int
+
+
+class Loop:
+    """Everything that checks share. `step` is the number of optimizer steps that were taken, of the busiest optimizer."""
+
+    def __init__(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], spec: Spec, policy: Policy,
+                 every: int, say: Callable[[str], None], ledger: Ledger | None) -> None:  # fmt: skip
+        self.model, self.optimizers, self.spec, self.policy = model, tuple(optimizers), spec, policy
+        self.every, self.say, self.ledger = every, say, ledger
+        self.scheduler: Any = None
+        self.scaler: Any = None
+        self.ema: nn.Module | None = None
+        self.replicas: tuple[nn.Module, ...] = ()
+        self.transfer = Transfer()
+        self.step = 0
+        self.forwards = 0
+        self.captured: Captured | None = None
+        """The forward of this step, in the steps in which it is kept; see capture.py."""
+        self.capture_next = True
+        """Set by a check that wants the next forward to be kept."""
+        self.violations: list[Violation] = []
+        self.suppressed: list[Violation] = []
+        self.unchecked: dict[str, str] = {}
+        self.tallies: dict[str, Tally] = {}
+        self.seconds: dict[str, float] = {}
+        self.began = time.perf_counter()
+        self.off_duty: set[int] = set()
+        self._said: dict[tuple[str, str], int] = {}
+        self._stop: Violation | None = None
+        self.rename()
+
+    def rename(self) -> None:
+        """Reads names and holdings anew: parameters by name, names by identity, what each optimizer holds."""
+        self.parameters = named_parameters(self.model)
+        self.names = {id(p): name for name, p in self.parameters.items()}
+        self.held = [
+            [Held(self.names.get(id(p), ""), p, g) for g, group in enumerate(o.param_groups) for p in group["params"]]
+            for o in self.optimizers
+        ]
+
+    def forget(self) -> None:
+        """Lets go of the model, the optimizers and all tensors."""
+        self.model, self.optimizers, self.held = nn.Module(), (), []
+        self.parameters, self.names = {}, {}
+        self.scheduler = self.scaler = self.ema = None
+        self.replicas = ()
+        self.transfer.clear()
+        self.captured = None
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Those that ask for a gradient and are not declared frozen."""
+        frozen = self.spec.frozen
+        return {n: p for n, p in self.parameters.items() if p.requires_grad and not covered(n, frozen)}
+
+    def dense(self, step: int) -> bool:
+        """Whether everything is looked at in this step: in the first few, and every K."""
+        return step < DENSE or step % self.every == 0
+
+    # -- what checks say ----------------------------------------------------------------------------------------------
+
+    def judge(self, rule: Rule, step: int, margin: float, describe: Callable[[], Mapping[str, Any]]) -> bool:
+        """Counts one judgement; where the margin is not that of a number within its limit, reports what `describe` says:
+        message, and where, evidence, severity as they are known. Returns whether it held."""
+        tally = self.tallies[rule.id]
+        tally.take(margin, step)
+        if 0 <= margin < math.inf:
+            return True
+        self.found(rule, step=step, margin=margin, **describe())
+        return False
+
+    def held_for(self, rule: Rule, step: int, margin: float = 0.0) -> None:
+        """Counts one judgement that held."""
+        self.tallies[rule.id].take(margin, step)
+
+    def found(
+        self,
+        rule: Rule,
+        message: str,
+        *,
+        step: int | None = None,
+        where: str = "",
+        margin: float | None = None,
+        evidence: str = "",
+        severity: Severity | None = None,
+        phase: str = "before the step",
+    ) -> None:
+        """Reports a violation: once for each rule and place. Under strict a FAIL ends the run, once all have been asked."""
+        at = self.step if step is None else step
+        tally = self.tallies[rule.id]
+        tally.violations += 1
+        key = (rule.id, where)
+        self._said[key] = self._said.get(key, 0) + 1
+        if self._said[key] > 1:
+            return
+        by = self.spec.suppressed((rule.id, rule.slug), where)
+        record = Violation(
+            invariant=rule.id, slug=rule.slug, step=at, phase=phase, policy=self.policy.value, observed=message,
+            required=rule.statement, margin=margin if margin is not None and math.isfinite(margin) else None,
+            previous_margin=None, unit=rule.unit, probe="watch, " + tally.interval, evidence=evidence,
+            reason=f"suppressed: {by.reason}" if by else "", severity=str(severity or rule.severity), where=where,
+        )  # fmt: skip
+        if by is not None:
+            tally.violations -= 1
+            self.suppressed.append(record)
+            return
+        self.keep(record)
+
+    def keep(self, record: Violation) -> None:
+        """Keeps a violation, writes it to the ledger and says it, as the policy has it."""
+        if len(self.violations) < MOST_KEPT:
+            self.violations.append(record)
+        if self.ledger is not None:
+            self.ledger.write({"event": "violation", **record.model_dump()})
+        if self.policy is Policy.WARN:
+            self.say(spoken(record))
+        if self.policy is Policy.STRICT and record.severity == Severity.FAIL:
+            self._stop = self._stop or record
+
+    def stop_if_strict(self) -> None:
+        """Raises Stopped for the first FAIL that was found under strict."""
+        if self._stop is not None:
+            record, self._stop = self._stop, None
+            raise Stopped(record, spoken(record))
+
+    def not_checked(self, rule: Rule, why: str) -> None:
+        """Says that a rule could not be judged, and why; the first reason counts."""
+        self.unchecked.setdefault(rule.slug, why)
+
+    def off(self, check: Check) -> None:
+        """Takes a check off duty."""
+        self.off_duty.add(id(check))
+
+
+def spoken(v: Violation) -> str:
+    """The violation as exception, log and report show it."""
+    margin = "" if v.margin is None else f"\n  margin     {v.margin:+.4g}{' ' + v.unit if v.unit else ''}"
+    evidence = f"\n  evidence   {v.evidence}" if v.evidence else ""
+    return (
+        f"{v.severity} {v.invariant} {v.slug} at step {v.step} ({v.phase}; {v.policy}): {v.message}\n"
+        f"  required   {v.required}{margin}{evidence}\n"
+        f"  next       trainer explain {v.invariant}"
+    )

@@ -1,0 +1,79 @@
+"""The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
+
+Small models are looked at whole, every step. Of larger ones at most MOST_NUMBERS elements and MOST_TENSORS gradients are
+looked at in a step, in turn, so that each is looked at every `turns` steps; in the first steps, every K, and when a limit on
+the whole norm was declared, all of them are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from karat.invariants.runtime.watching.naming import local, plain
+
+MOST_NUMBERS = 1 << 19
+"""Elements a step: 2 MiB of float32, about 0.1 ms on one core."""
+MOST_TENSORS = 64
+
+
+class Turns:
+    """Which gradients of one optimizer are looked at in which step: runs of neighbours that fit into the limits."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.runs: list[range] = []
+        start, numbers = 0, 0
+        for place, size in enumerate(sizes):
+            if place > start and (numbers + size > MOST_NUMBERS or place - start >= MOST_TENSORS):
+                self.runs.append(range(start, place))
+                start, numbers = place, 0
+            numbers += size
+        self.runs.append(range(start, len(sizes)))
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def due(self, step: int) -> range:
+        """The places that are looked at in a step."""
+        return self.runs[step % len(self.runs)]
+
+
+def part(tensor: Tensor, step: int) -> Tensor:
+    """A tensor, or of one that is too large the run of elements whose turn it is."""
+    if tensor.numel() <= MOST_NUMBERS or not tensor.is_contiguous():
+        return tensor
+    count = math.ceil(tensor.numel() / MOST_NUMBERS)
+    start = (step % count) * MOST_NUMBERS
+    return tensor.view(-1)[start : start + MOST_NUMBERS]
+
+
+def norms(tensors: list[Tensor]) -> list[Tensor]:
+    """The 2-norms, as 0-d tensors, in float32 or wider. An overflow gives infinity, an underflow 0: both are to be
+    looked at again by `is_finite` and `is_zero` before anything is said."""
+    ready = [t if plain(t) else local(t) for t in tensors]
+    full = [t for t in ready if t.numel()]
+    found = iter(
+        torch._foreach_norm(full) if _wide(full) else [torch.linalg.vector_norm(t, dtype=_dtype(t)) for t in full]
+    )
+    return [next(found) if t.numel() else torch.zeros(()) for t in ready]
+
+
+def _wide(tensors: list[Tensor]) -> bool:
+    return all(t.dtype is torch.float32 for t in tensors) and len({t.device for t in tensors}) <= 1
+
+
+def _dtype(tensor: Tensor) -> torch.dtype:
+    return tensor.dtype if tensor.dtype is torch.float64 else torch.float32
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite: exact, in a pass of its own."""
+    return bool(local(tensor).isfinite().all())
+
+
+def is_zero(tensor: Tensor) -> bool:
+    """Whether every number is zero: exact, in a pass of its own."""
+    return not bool(local(tensor).any())

@@ -1,0 +1,52 @@
+"""One transfer to the host a step: checks ask for small tensors, and are answered when all have asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Answered = Callable[[list[float]], None]
+
+
+class Transfer:
+    """What was asked for and not yet brought over. float32 becomes float64 without rounding."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._asked: list[tuple[int, Answered]] = []
+
+    def ask(self, tensors: list[Tensor], answered: Answered) -> None:
+        """Brings the numbers of 0-d tensors over with everybody else's; `answered` gets them, in order."""
+        self._tensors += tensors
+        self._asked.append((len(tensors), answered))
+
+    def bring(self) -> None:
+        """One stack, one wait for the device; then everybody who asked is answered, in order."""
+        if not self._asked:
+            return
+        tensors, asked = self._tensors, self._asked
+        self._tensors, self._asked = [], []
+        numbers = numbers_of(tensors)
+        place = 0
+        for count, answered in asked:
+            answered(numbers[place : place + count])
+            place += count
+
+    def clear(self) -> None:
+        """Forgets what was asked."""
+        self._tensors, self._asked = [], []
+
+
+def numbers_of(tensors: list[Tensor]) -> list[float]:
+    """The numbers of 0-d tensors, in one wait where they are of one device."""
+    if not tensors:
+        return []
+    first = tensors[0]
+    if all(t.dtype is first.dtype and t.device == first.device for t in tensors):
+        return torch.stack(tensors).tolist()  # type: ignore[no-any-return]
+    devices = {t.device for t in tensors}
+    if len(devices) == 1:
+        return torch.stack([t.double() for t in tensors]).tolist()  # type: ignore[no-any-return]
+    return [float(t) for t in tensors]
