@@ -9,6 +9,14 @@ from karat.invariants.run import (
     run01_step_budget,
     run08_gradient_reach,
     run11_gradient_fresh,
+    run32_overfit,
+    run47_loss_trend,
+    run48_validation,
+    run50_log_steps,
+    run51_tokens,
+    run52_declarations,
+    run53_schedule_fit,
+    run55_lr_past_end,
 )
 from karat.invariants.run.rule import Rule
 
@@ -16,6 +24,14 @@ RULES: tuple[Rule, ...] = (
     run01_step_budget.RULE,
     run08_gradient_reach.RULE,
     run11_gradient_fresh.RULE,
+    run32_overfit.RULE,
+    run47_loss_trend.RULE,
+    run48_validation.RULE,
+    run50_log_steps.RULE,
+    run51_tokens.RULE,
+    run52_declarations.RULE,
+    run53_schedule_fit.RULE,
+    run55_lr_past_end.RULE,
 )
 
 
