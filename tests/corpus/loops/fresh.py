@@ -194,7 +194,7 @@ CASES: tuple[Case, ...] = (
          frozenset({"gradient-fresh"}), 1, stepped_twice_on_one_gradient),
     Case("step-without-backward", "Easy batches skip backward but not the step: old gradients are used again.",
          frozenset({"gradient-fresh"}), 26, step_without_backward),
-    Case("frozen-with-a-gradient-left", "A hand-written zero_grad passes over frozen parameters: an old gradient goes on moving them.",
+    Case("frozen-with-a-gradient-left", "A hand-written zero_grad passes over frozen parameters: an old gradient moves them on.",
          frozenset({"gradient-fresh", "frozen"}), 20, frozen_with_a_gradient_left),
     Case("validation-adds-its-gradient", "A look at the validation gradient is a backward between backward and step.",
          frozenset({"gradient-fresh", "accumulation"}), 9, validation_adds_its_gradient),

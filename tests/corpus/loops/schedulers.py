@@ -100,13 +100,14 @@ def stepped_when_logging(attach: Attach, buggy: bool) -> None:
     model, total = mlp(), 50
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     scheduler = LambdaLR(optimizer, lambda n: min((n + 1) / 10, max(0.0, (total - n) / (total - 10))))
+    shown = []
     with attach(model, optimizer):
         for step, (inputs, targets) in enumerate(points(total)):
             optimizer.zero_grad()
             F.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
             if step % 10 == 9:
-                print(f"step {step}, rate {scheduler.get_last_lr()[0]:.2g}")
+                shown.append(f"step {step}, rate {scheduler.get_last_lr()[0]:.2g}")
                 if buggy:  # one level of indentation too deep
                     scheduler.step()
             if not buggy:
