@@ -233,8 +233,7 @@ CASES: tuple[Case, ...] = (
     Case("decay-phase-upside-down", "The decay after a plateau runs backwards: the rate falls to its floor at once, then rises.",
          frozenset({"lr-decay", "lr-schedule"}), 30, decay_phase_upside_down),
     Case("warmup-counts-epochs", "A warm-up of 20 steps is stepped once an epoch, and the run ends within it.",
-         frozenset({"warmup-ends", "scheduler-steps", "lr-schedule"}), 1, warmup_counts_epochs,
-         "Deci-AI/super-gradients#568"),
+         frozenset({"warmup-ends", "scheduler-steps", "lr-schedule"}), 1, warmup_counts_epochs),
     Case("warmup-divides-integers", "epoch // warmup is zero until the warm-up is over: for four epochs the rate is 0.",
          frozenset({"lr-range", "warmup-ends"}), 0, warmup_divides_integers),
     Case("one-cycle-counts-micro-batches", "OneCycleLR is planned in micro-batches, stepped once an optimizer step: it never "
