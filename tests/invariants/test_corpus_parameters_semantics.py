@@ -9,11 +9,11 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from corpus.loops import parameters
+from corpus.loops import copies, parameters
 from corpus.loops.case import Case
 from torch import Tensor, nn
 
-CASES: tuple[Case, ...] = (*parameters.CASES,)
+CASES: tuple[Case, ...] = (*parameters.CASES, *copies.CASES)
 OTHER_FROM_THE_START: frozenset[str] = frozenset()
 """Whose clean twin is another computation before the bug begins as well: the numbers cannot be compared up to there."""
 
