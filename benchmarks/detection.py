@@ -28,7 +28,8 @@ sys.path.insert(0, str(TESTS))
 from corpus.loops.case import Attach, Case, Clean  # noqa: E402
 
 SUBJECTS = (
-    "schedule", "gradients", "accumulation", "parameters", "semantics", "numerics", "data", "state", "search",
+    "schedule", "schedulers", "reach", "terms", "fresh", "finite", "accumulation", "clipping", "scaling", "parameters", "copies",
+    "semantics", "modes", "outputs", "numerics", "data", "state", "search",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""
@@ -258,8 +259,7 @@ def judge(case: Case, watch: Guards, rivals: bool = True) -> Judged:
 def cases() -> list[Case]:
     """Every buggy loop of the corpus, in the order of its modules."""
     names = [f"corpus.loops.{subject}" for subject in SUBJECTS]
-    found = [importlib.import_module(name) for name in names if importlib.util.find_spec(name) is not None]
-    return [case for module in found for case in module.CASES]
+    return [case for module in map(importlib.import_module, names) for case in module.CASES]
 
 
 def clean_loops() -> list[Clean]:
