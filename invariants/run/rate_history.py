@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class History:
         rates = [rate for _, rate in self.changes][-8:]
         if len(rates) < 4 or not all(rate > 0 for rate in rates):
             return False
-        factors = [b / a for a, b in zip(rates, rates[1:], strict=False)]
+        factors = [b / a for a, b in itertools.pairwise(rates)]
         return max(factors) - min(factors) <= RANGE_TEST * (max(factors) - 1)
 
     @property

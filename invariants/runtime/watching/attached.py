@@ -113,4 +113,8 @@ def parts(scheduler: Any) -> list[Any]:
 
 def subclasses(kind: type) -> set[type]:
     """A class and all below it."""
-    return {kind, *(found for child in kind.__subclasses__() for found in subclasses(child))}
+    found = {kind}
+    children: list[type] = kind.__subclasses__()
+    for child in children:
+        found |= subclasses(child)
+    return found

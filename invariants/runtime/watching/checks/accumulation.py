@@ -98,7 +98,7 @@ class Accumulation(Check):
         fit = [p for p in fit if p.is_leaf]
         if fit:
             counter = self._counters[moment.index] = Counter(min(fit, key=Tensor.numel))
-            counter.handle = counter.parameter.register_hook(counter.arrives)
+            counter.handle = counter.parameter.register_hook(counter.arrives)  # type: ignore[no-untyped-call]
 
     def _cleared(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
         """All but the last of several backward passes were cleared away, and nothing moved between them."""
@@ -113,40 +113,45 @@ class Accumulation(Check):
             )  # fmt: skip
 
     def _count(self, loop: Loop, moment: Moment, counter: Counter | None, groups: Groups, declared: int) -> None:
-        batches = moment.forwards
-        if counter is not None and counter.backwards and abs(counter.backwards - declared) < abs(batches - declared):
-            batches = counter.backwards
-        full = declared * (groups.calls or 1)
-        if not groups.calls and batches >= declared and batches % declared == 0:
-            groups.calls, full = batches // declared, batches
+        batches = self._batches(moment, counter, groups, declared)
         if not moment.step:
             groups.first = batches
-        why, low, high, at = "", 1, full, moment.step
-        if batches > full:
-            skipped = batches % full == 0 or loop.attached.scalers
-            if not skipped:
-                low, why = full, "the rest of the last group, or of the last epoch, was not applied before"
+        why, low, high, at = "", 1, declared, moment.step
+        if batches > declared:
+            if batches % declared == 0 or loop.attached.scalers:
+                high = batches  # updates that were skipped
             else:
-                high = batches
+                why = "the rest of the last group, or of the last epoch, was not applied before"
             groups.fewer = 0
-        elif batches < full:
+        elif batches < declared:
             groups.fewer += 1
             if groups.fewer > 1:
-                low, why = full, f"and so did {groups.fewer - 1} before it, so it is not the last of an epoch"
+                low, why = declared, f"and so did {groups.fewer - 1} before it, so it is not the last of an epoch"
         else:
-            if moment.step == 1 and groups.first < full:
-                low, batches, at = full, groups.first, 0
+            if moment.step == 1 and groups.first < declared:
+                low, batches, at = declared, groups.first, 0
                 why = "it is the first step, and so not the last of an epoch"
             groups.fewer = 0
         self._several(loop, moment, counter, groups, declared)
         loop.judge(
             RULE, moment.step, RULE.margin(batches, low, high),
             lambda: {
-                "message": f"step {at} applies {batches} batch{'es' * (batches > 1)}, and {full} are declared: {why}",
+                "message": f"step {at} applies {batches} batch{'es' * (batches > 1)}, and {declared} are declared: {why}",
                 "evidence": f"accumulation = {declared}; {moment.forwards} forwards since the last step"
                 + (f", {counter.backwards} backward passes" if counter is not None else ""),
             },
         )  # fmt: skip
+
+    def _batches(self, moment: Moment, counter: Counter | None, groups: Groups, declared: int) -> int:
+        """Batches of this step: forwards, of which the first full group tells how many make a batch, or backward passes,
+        whichever is nearer to the declared number."""
+        if not groups.calls and moment.forwards >= declared and moment.forwards % declared == 0:
+            groups.calls = moment.forwards // declared
+        calls = groups.calls or 1
+        counts = [moment.forwards // calls if moment.forwards % calls == 0 else moment.forwards]
+        if counter is not None and counter.backwards:
+            counts.append(counter.backwards)
+        return min(counts, key=lambda count: abs(count - declared))
 
     def _several(self, loop: Loop, moment: Moment, counter: Counter | None, groups: Groups, declared: int) -> None:
         """As many backward passes as a multiple of the declared number, at one step after the other."""

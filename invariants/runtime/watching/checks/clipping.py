@@ -26,6 +26,7 @@ class Clipping(Check):
 
     def __init__(self) -> None:
         self._scale: dict[int, float] = {}
+        self._slack: dict[int, float] = {}
 
     def start(self, loop: Loop) -> None:
         if loop.spec.clip_norm is None:
@@ -52,8 +53,11 @@ class Clipping(Check):
                 f"{norm * scale:.6g}; scaler.unscale_(optimizer) is to come before clip_grad_norm_",
             )  # fmt: skip
             return
-        half = any(g.dtype in (torch.float16, torch.bfloat16) for g in moment.grads.values())
-        limit = clip * (1 + (HALF if half else FULL))
+        slack = self._slack.get(moment.index)
+        if slack is None:
+            half = any(g.dtype in (torch.float16, torch.bfloat16) for g in moment.grads.values())
+            slack = self._slack[moment.index] = HALF if half else FULL
+        limit = clip * (1 + slack)
         loop.judge(RULE, moment.step, RULE.margin(norm, limit), partial(_too_large, loop, moment, clip, norm))
 
 

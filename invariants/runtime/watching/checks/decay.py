@@ -6,6 +6,7 @@ that rises by design is believed.
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import partial
 from typing import Any
@@ -38,6 +39,7 @@ class Decay(Check):
 
     def __init__(self) -> None:
         self._histories: dict[tuple[int, int], History] = {}
+        self._last: dict[int, tuple[float, ...]] = {}
         self._by_hand: dict[int, int] = {}
         self._late = False
 
@@ -47,6 +49,11 @@ class Decay(Check):
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         step, own, moved = moment.step, moment.index, False
+        if moment.rates == self._last.get(own):
+            loop.held_for(DECAY, step)
+            self._warmup(loop, moment)
+            return
+        self._last[own] = moment.rates
         for place, rate in enumerate(moment.rates):
             history = self._histories.get((own, place))
             if history is None:
@@ -93,8 +100,8 @@ class Decay(Check):
         over = next((s for s in map(_active, driving) if _past_its_length(s)), None)
         if over is not None:
             return Severity.FAIL, (
-                f"CosineAnnealingLR was made for T_max = {over.T_max} and has been stepped {over.last_epoch} times; past T_max its "
-                "cosine climbs"
+                f"CosineAnnealingLR was made for T_max = {over.T_max} and has been stepped {over.last_epoch} times; "
+                "past T_max its cosine climbs"
             )
         if any(isinstance(s, RISING) or _named_so(s) for s in driving):
             return None, ""
@@ -196,7 +203,7 @@ def _declared(loop: Loop, moment: Moment) -> bool:
         return False
     rate = schedule.rate if isinstance(schedule, Schedule) else schedule
     near = [float(rate(s)) for s in range(max(moment.step - 2, 0), moment.step + 2)]
-    return any(b > a * (1 + AGREE) for a, b in zip(near, near[1:], strict=False))
+    return any(b > a * (1 + AGREE) for a, b in itertools.pairwise(near))
 
 
 def _active(scheduler: Any) -> Any:

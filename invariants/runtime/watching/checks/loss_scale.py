@@ -49,7 +49,8 @@ class LossScale(Check):
         terms = {**(logged.get("losses") or {}), "loss": logged.get("loss")}
         for name, term in terms.items():
             if isinstance(term, Tensor) and term.requires_grad and term.numel() == 1 and torch.is_grad_enabled():
-                self._handles.append(term.register_hook(self._terms.setdefault(str(name), []).append))
+                arrivals = self._terms.setdefault(str(name), [])
+                self._handles.append(term.register_hook(arrivals.append))  # type: ignore[no-untyped-call]
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -87,6 +88,9 @@ class LossScale(Check):
 
     def look(self, loop: Loop, moment: Moment) -> None:
         scaler = _scaler(loop)
+        if scaler is None and moment.step == 1:
+            loop.not_checked(RULE, "no torch.amp.GradScaler that is enabled was given or found")
+            loop.off(self)
         if scaler is None or not isinstance(scaler._scale, Tensor):
             return
         loop.transfer.ask([scaler._scale], lambda numbers: self._scale.__setitem__(moment.index, numbers[0]))

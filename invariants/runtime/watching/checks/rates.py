@@ -65,7 +65,8 @@ class Rates(Check):
         moment.rates = tuple([rate if type(rate) is float else _number(rate) for rate in given])
         tensors = [k for k, rate in enumerate(given) if isinstance(rate, Tensor)]
         if tensors:
-            loop.transfer.ask([given[k].detach().reshape(()) for k in tensors], partial(_filled, moment, tensors))
+            asked = [rate.detach().reshape(()) for rate in given if isinstance(rate, Tensor)]
+            loop.transfer.ask(asked, partial(_filled, moment, tensors))
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         past = self._past.get(moment.index)
@@ -86,17 +87,27 @@ class Rates(Check):
         loop.attached = find(loop.optimizers, loop.scheduler, loop.scaler)
 
     def _in_range(self, loop: Loop, moment: Moment, past: Past) -> None:
-        low, high = loop.spec.lr_range or (0.0, math.inf)
+        rates = moment.rates
+        if not all(r == r for r in rates):  # NaN: a group without a rate, or one whose rate is none
+            groups = moment.optimizer.param_groups
+            rates = tuple([r for r, group in zip(rates, groups, strict=True) if group.get("lr") is not None])
         past.worst = math.inf
-        for place, rate in enumerate(moment.rates):
-            if math.isnan(rate) and moment.optimizer.param_groups[place].get("lr") is None:
-                continue
-            past.largest = max(past.largest, rate) if math.isfinite(rate) else past.largest
-            slack = max(ROUNDING * past.largest, AGREE * abs(low) if loop.spec.lr_range else 0.0)
-            upper = high * (1 + AGREE) if math.isfinite(high) else max(2 * rate, 1.0)
-            margin = RANGE.margin(rate, low - slack, upper)
-            past.worst = min(past.worst, margin if math.isfinite(margin) else -1.0)
-            loop.judge(RANGE, moment.step, margin, partial(_out_of_range, loop, moment, place, rate, low, high))
+        if not rates:
+            return
+        numbers = [r for r in rates if r == r]
+        smallest, largest = min(numbers, default=math.nan), max(numbers, default=math.nan)
+        past.largest = max(past.largest, largest) if largest < math.inf else past.largest
+        low, high = loop.spec.lr_range or (0.0, math.inf)
+        bottom = low - max(ROUNDING * past.largest, AGREE * low)
+        top = high * (1 + AGREE) if high < math.inf else 2 * abs(largest) + 1.0
+        ends = (smallest, largest) if smallest < largest else (largest,)
+        for rate in ends if len(numbers) == len(rates) else (*ends, math.nan):
+            margin = RANGE.margin(rate, bottom, top)
+            past.worst = min(past.worst, margin) if math.isfinite(margin) else -1.0
+            if not (0 <= margin < math.inf):
+                loop.judge(RANGE, moment.step, margin, partial(_out_of_range, loop, moment, rate, low, high))
+        if past.worst >= 0:
+            loop.held_for(RANGE, moment.step, past.worst)
 
     def _idle(self, loop: Loop, moment: Moment, past: Past) -> None:
         if any(moment.rates) or not moment.rates:
@@ -132,6 +143,9 @@ class Rates(Check):
             self._declared(loop, moment, spec.group_ratios, Severity.FAIL)
         elif not self._stays(loop, moment, past) and not self._levelled(loop, moment, past):
             loop.held_for(GROUPS, moment.step)
+        if not min(rates) < max(rates):
+            past.kept = 0
+            return
         ratios = tuple([rate / rates[0] if rates[0] else math.nan for rate in rates])
         steady = len(ratios) == len(past.ratios) and all(_same(a, b) for a, b in zip(ratios, past.ratios, strict=True))
         past.kept, past.ratios = past.kept + 1 if steady else 0, ratios
@@ -218,7 +232,8 @@ def _shown(rates: tuple[float, ...]) -> str:
     return listed + (f" and {len(rates) - 6} more" if len(rates) > 6 else "")
 
 
-def _out_of_range(loop: Loop, moment: Moment, place: int, rate: float, low: float, high: float) -> dict[str, Any]:
+def _out_of_range(loop: Loop, moment: Moment, rate: float, low: float, high: float) -> dict[str, Any]:
+    place = next((k for k, r in enumerate(moment.rates) if r == rate or (r != r and rate != rate)), 0)
     group = f"the learning rate of group {place}" if len(moment.rates) > 1 else "the learning rate"
     if not math.isfinite(rate):
         why = f"{group} is {rate}"

@@ -129,7 +129,7 @@ def _readings(loop: Loop, moment: Moment, told: list[int]) -> list[Reading]:
 def _resumed(loop: Loop, moment: Moment) -> list[int]:
     """Updates that were taken before the first one here, as the optimizer's state and the schedulers know them."""
     counts: list[int] = []
-    state = next(iter(moment.optimizer.state.values()), {})
+    state: Any = next(iter(moment.optimizer.state.values()), None)
     step = state.get("step") if isinstance(state, Mapping) else None
     if isinstance(step, (int, float, Tensor)):
         counts.append(int(step))

@@ -31,6 +31,10 @@ class SchedulerSteps(Check):
         self._moved: set[int] = set()
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
+        if not loop.attached.schedulers and moment.step:
+            loop.not_checked(RULE, "no scheduler of torch's kind was given or found")
+            loop.off(self)
+            return
         if moment.rates != self._first.setdefault(moment.index, moment.rates):
             self._moved.add(moment.index)
         for one in loop.attached.schedulers:
