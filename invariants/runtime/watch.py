@@ -162,6 +162,7 @@ class Watch:
             self.finish()
             return
         self._outcome = f"the loop raised {type(error).__name__} after step {self._loop.step}"
+        self._loop.raised = True
         with contextlib.suppress(Stopped):  # the loop's own exception goes on
             self.finish()
 

@@ -33,6 +33,8 @@ class Moment:
     grads: dict[int, Tensor] = field(default_factory=dict)
     norms: dict[int, float] = field(default_factory=dict)
     whole: bool = False
+    rates: tuple[float, ...] = ()
+    """The learning rate of each group; NaN of a group without one."""
 
     @property
     def norm(self) -> float:

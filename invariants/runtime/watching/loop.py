@@ -17,6 +17,7 @@ from karat.invariants.run.rule import Rule, Severity
 from karat.invariants.run.spec import Spec, covered
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Stopped
+from karat.invariants.runtime.watching.attached import Attached
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.naming import named_parameters
@@ -49,6 +50,10 @@ class Loop:
         self.scaler: Any = None
         self.ema: nn.Module | None = None
         self.replicas: tuple[nn.Module, ...] = ()
+        self.attached = Attached()
+        """The schedulers and loss scalers, once they were looked for; see checks/rates.py."""
+        self.raised = False
+        """Whether the loop was left by an exception of its own."""
         self.transfer = Transfer()
         self.step = 0
         self.forwards = 0
@@ -82,6 +87,7 @@ class Loop:
         self.parameters, self.names = {}, {}
         self.scheduler = self.scaler = self.ema = None
         self.replicas = ()
+        self.attached = Attached()
         self.transfer.clear()
         self.captured = None
 

@@ -1,0 +1,120 @@
+"""The schedulers and the loss scaler of a loop, as its caller gave them or as they are found among the living objects.
+
+They are found once, before the first step: `gc.get_referrers` of their classes takes about 40 ms. They are held weakly.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim import lr_scheduler
+
+Scheduler = lr_scheduler.LRScheduler
+MOST_PARTS = 64
+"""Members of a scheduler that are looked at for schedulers inside it."""
+
+
+class Followed:
+    """A scheduler and how often it was stepped. drives: index of its optimizer among the watched ones, None of another."""
+
+    def __init__(self, scheduler: Any, drives: int | None, given: bool) -> None:
+        self._held = weakref.ref(scheduler)
+        self.name = type(scheduler).__name__
+        self.drives, self.given = drives, given
+        self.started = self.seen = steps_of(scheduler)
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler; None once the loop let go of it."""
+        return self._held()
+
+    @property
+    def steps(self) -> int:
+        """How often its step was called since it was found."""
+        scheduler = self._held()
+        return self.seen - self.started if scheduler is None else steps_of(scheduler) - self.started
+
+
+def steps_of(scheduler: Any) -> int:
+    """How often a scheduler was stepped, by the counts that it and those inside it keep; what has none counts as never."""
+    counts = [getattr(scheduler, "last_epoch", 0), getattr(scheduler, "_step_count", 1) - 1]
+    inside = [steps_of(part) for part in parts(scheduler)] if hasattr(scheduler, "_schedulers") else []
+    return max([int(count) for count in counts if isinstance(count, (int, float))] + inside, default=0)
+
+
+class Attached:
+    """What was found. schedulers: those at the top, not those inside another; scalers: enabled ones, each held weakly."""
+
+    def __init__(self) -> None:
+        self.schedulers: list[Followed] = []
+        self._scalers: list[weakref.ref[Any]] = []
+
+    def add(self, later: Attached) -> None:
+        """Takes in the schedulers that were made since; those known keep their counts."""
+        known = {id(f.scheduler) for f in self.schedulers}
+        self.schedulers += [f for f in later.schedulers if id(f.scheduler) not in known]
+
+    def driving(self, index: int) -> list[Any]:
+        """The living schedulers of one optimizer."""
+        found = [f.scheduler for f in self.schedulers if f.drives == index]
+        return [scheduler for scheduler in found if scheduler is not None]
+
+    @property
+    def scalers(self) -> list[Any]:
+        """The living scalers."""
+        return [scaler for held in self._scalers if (scaler := held()) is not None and scaler.is_enabled()]
+
+
+def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: Any) -> Attached:
+    """The schedulers and scalers given, and those that live."""
+    own = [bare(o) for o in optimizers]
+    classes = {*subclasses(Scheduler), *subclasses(torch.amp.GradScaler)}
+    living = [o for o in gc.get_referrers(*classes) if type(o) in classes]
+    given = [inner(s) for s in (scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]) if s is not None]
+    found = Attached()
+    every = {id(s): s for s in [*given, *(o for o in living if isinstance(o, Scheduler))]}
+    nested = {id(part) for s in every.values() for part in parts(s)}
+    for s in every.values():
+        if id(s) in nested or getattr(s, "optimizer", None) is None:
+            continue
+        driven = bare(s.optimizer)
+        drives = next((k for k, o in enumerate(own) if o is driven), None)
+        found.schedulers.append(Followed(s, drives, any(s is g for g in given)))
+    scalers = [scaler] if scaler is not None else [o for o in living if isinstance(o, torch.amp.GradScaler)]
+    found._scalers = [weakref.ref(s) for s in scalers if hasattr(s, "_per_optimizer_states")]
+    return found
+
+
+def bare(optimizer: Any) -> Any:
+    """The optimizer under wrappers that hold it as `.optimizer`."""
+    while isinstance(held := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = held
+    return optimizer
+
+
+def inner(scheduler: Any) -> Any:
+    """The scheduler under wrappers that hold it as `.scheduler`."""
+    while isinstance(held := getattr(scheduler, "scheduler", None), Scheduler):
+        scheduler = held
+    return scheduler
+
+
+def parts(scheduler: Any) -> list[Any]:
+    """The schedulers that a scheduler holds, as attributes or in lists."""
+    held: list[Any] = []
+    for value in list(vars(scheduler).values())[:MOST_PARTS]:
+        held += value if isinstance(value, (list, tuple)) else [value]
+    return [value for value in held if isinstance(value, Scheduler)]
+
+
+def subclasses(kind: type) -> set[type]:
+    """A class and all below it."""
+    found = {kind}
+    children: list[type] = kind.__subclasses__()
+    for child in children:
+        found |= subclasses(child)
+    return found
