@@ -29,6 +29,11 @@ class Walk:
         """Whether a leaf that is not among `leaves` is not reached: no limit was met and no node hides any."""
         return self.whole and not any(kind.startswith(HIDING) for kind in self.kinds)
 
+    @property
+    def steps(self) -> str:
+        """The operations without a gradient that it went through, as torch calls them."""
+        return " or ".join(sorted({kind.partition("Backward")[0].lower() for kind in self.kinds if is_step(kind)}))
+
 
 def walk(tensors: Iterable[Tensor], avoid: Callable[[str], bool] = lambda kind: False) -> Walk:
     """All that is reached from tensors, not going through the nodes that are to be avoided."""

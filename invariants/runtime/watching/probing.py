@@ -7,12 +7,16 @@ change of the loss to first order, whatever the loss is.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import FrameType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.keep import seed_all
 from karat.invariants.runtime.preflight.trees import Path, leaves
@@ -43,6 +47,16 @@ class Change:
     def real(self) -> bool:
         """Whether the loss depends on what was moved."""
         return math.isfinite(self.loss) and abs(self.loss) > self.noise
+
+
+@dataclass(frozen=True)
+class Routes:
+    """every: all that the outputs reach by autograd; smooth: all that they reach not going through rounding and signs;
+    without: ids of parameters whose module ran under no_grad, not counting reentrant checkpointing."""
+
+    every: Walk
+    smooth: Walk
+    without: frozenset[int]
 
 
 class Probe:
@@ -76,14 +90,25 @@ class Probe:
         return Change(loss, 32 * math.sqrt(squares), math.sqrt(size))
 
     def smooth(self, parameters: Sequence[Tensor], scale: float) -> bool:
-        """Whether a move by less changes the outputs by as much less, as it does where there is a derivative."""
-        wide, narrow = self.change(parameters, scale).size, self.change(parameters, scale / FEWER).size
-        return 0.5 < FEWER * narrow / wide < 2 if wide > 0 else False
+        """Whether moves by less change the outputs by as much less, as they do where there is a derivative."""
+        sizes = [self.change(parameters, scale / FEWER**k).size for k in range(3)]
+        return all(0 < wide < 2 * FEWER * narrow < 4 * wide for wide, narrow in itertools.pairwise(sizes))
 
-    def routes(self) -> tuple[Walk, Walk]:
-        """The graph of those outputs that got a gradient: all of it, and without going through rounding and signs."""
-        outputs = self._with_graph()
-        return walk(outputs), walk(outputs, is_step)
+    def routes(self, silent: Mapping[str, Tensor]) -> Routes:
+        """The graph of those outputs that got a gradient; and which of the parameters a module used under no_grad."""
+        meant = {id(p) for p in silent.values()}
+        without: set[int] = set()
+        handles = [
+            module.register_forward_hook(partial(_note_mode, [i for p in own if (i := id(p)) in meant], without))
+            for module in self._captured.module.modules()
+            if (own := list(module.parameters(recurse=False)))
+        ]
+        try:
+            outputs = self._with_graph()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return Routes(walk(outputs), walk(outputs, is_step), frozenset(without))
 
     def _with_graph(self) -> list[Tensor]:
         captured = self._captured
@@ -93,6 +118,21 @@ class Probe:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
             outputs = dict(leaves(captured.module(*captured.args, **captured.kwargs)))
         return [outputs[path] for path in self._gradients if path in outputs]
+
+
+def checkpointed() -> bool:
+    """Whether reentrant checkpointing, which runs its function with gradients off, is on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("checkpoint.py") and frame.f_code.co_name == "forward":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _note_mode(ids: list[int], without: set[int], module: nn.Module, args: object, output: object) -> None:
+    if ids and not torch.is_grad_enabled() and not checkpointed():
+        without.update(ids)
 
 
 @contextlib.contextmanager

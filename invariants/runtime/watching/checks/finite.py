@@ -43,6 +43,7 @@ class Finite(Check):
         self._forwards = 0
         self._sound = -1
         """The last step whose gradients were all looked at and finite."""
+        self._said = False
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -83,9 +84,10 @@ class Finite(Check):
             return  # the norm overflowed, the numbers did not
         with torch.no_grad():
             broken = [name for name, p in loop.parameters.items() if p.is_floating_point() and not is_finite(p)]
-            if moment.closure and not broken:
-                return  # a line search that turned back
+            if (moment.closure and not broken) or (broken and self._said):
+                return  # a line search that turned back; what was said before, going on
             where, message, step = self._cause(loop, moment, bad, broken)
+        self._said = True
         loop.judge(
             RULE, step, RULE.margin(len(bad), 0),
             lambda: {
@@ -100,13 +102,15 @@ class Finite(Check):
         self._losses = {}
 
     def finish(self, loop: Loop) -> None:
-        """What the last step made is looked at here, for no step follows."""
-        broken = [name for name, p in loop.parameters.items() if p.is_floating_point() and not is_finite(p)]
+        """What the last step made is looked at here, for no step follows; and buffers, which no gradient shows."""
+        tensors = {**dict(unwrapped(loop.model).named_buffers()), **loop.parameters}
+        broken = [n for n, t in tensors.items() if t.is_floating_point() and bool(t.isnan().any())]
+        broken += [n for n, p in loop.parameters.items() if n not in broken and p.is_floating_point() and not is_finite(p)]
         if broken and not loop.tallies[RULE.id].violations:
             loop.judge(
                 RULE, max(loop.step - 1, 0), RULE.margin(len(broken), 0),
-                lambda: {"message": f"after the last step {some(broken)} holds NaN or an infinity", "where": broken[0],
-                         "phase": "at the end", "evidence": f"{len(broken)} of {len(loop.parameters)} parameters"},
+                lambda: {"message": f"after the last step {some(broken)} holds NaN or an infinity, which no gradient showed", "where": broken[0],
+                         "phase": "at the end", "evidence": f"{len(broken)} of {len(tensors)} parameters and buffers"},
             )  # fmt: skip
 
     def drop(self) -> None:

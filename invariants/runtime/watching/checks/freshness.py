@@ -180,7 +180,7 @@ class Freshness(Check):
             empty = backwards > 0 and (brought > 0 or self._empty.get(moment.index, 0) == 0)
         else:
             empty = backwards > 0 or (alone and moment.forwards > 0)
-        empty = empty and any(h.parameter.requires_grad for h in moment.held)
+        empty = empty and any(h.parameter.requires_grad and h.name for h in moment.held)
         self._empty[moment.index] = self._empty.get(moment.index, 0) + 1 if empty else 0
         limit = EMPTY if alone and moment.index not in self._applied else SKIPPED
         if self._empty[moment.index] != limit:
