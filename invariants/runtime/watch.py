@@ -205,7 +205,8 @@ class Watch:
     def _before_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._first = self._first or time.perf_counter()
         closure = any(callable(given) for given in (*args[1:], kwargs.get("closure")))  # args[0] is the optimizer
-        moment = Moment(optimizer, place, self._steps[place], closure, self._loop.forwards - self._forwards[place])
+        forwards = self._loop.forwards - self._forwards[place]
+        moment = Moment(optimizer, place, self._steps[place], closure, forwards, self._loop.held[place])
         self._moments[place] = moment
         if not closure:
             self._judge(moment)

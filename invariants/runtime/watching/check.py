@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from karat.invariants.run.rule import Rule
 
 if TYPE_CHECKING:
-    from karat.invariants.runtime.watching.loop import Loop
+    from karat.invariants.runtime.watching.loop import Held, Loop
 
 
 @dataclass(slots=True)
 class Moment:
-    """One call of one optimizer's step. step: counted from 0, of this optimizer.
+    """One call of one optimizer's step. step: counted from 0, of this optimizer. held: what it holds, as `Loop.held`.
 
-    grads: index of a parameter in `Loop.held` of this optimizer -> its gradient, of those that have one. norms: index ->
-    2-norm, of the gradients that were looked at this step, once they are on the host; `whole` tells that those were all.
+    norms: index in `held` -> 2-norm, of the gradients that were looked at this step, once they are on the host; `whole`
+    tells that those were all. missing: indices that were looked at, and have no gradient.
     """
 
     optimizer: torch.optim.Optimizer
@@ -30,16 +30,31 @@ class Moment:
     closure: bool
     forwards: int
     """Forwards in which gradients were on since the last step of this optimizer."""
-    grads: dict[int, Tensor] = field(default_factory=dict)
+    held: Sequence[Held] = ()
     norms: dict[int, float] = field(default_factory=dict)
+    missing: list[int] = field(default_factory=list)
     whole: bool = False
     rates: tuple[float, ...] = ()
     """The learning rate of each group; NaN of a group without one."""
+    _grads: dict[int, Tensor] | None = None
+
+    @property
+    def grads(self) -> dict[int, Tensor]:
+        """Index in `held` -> gradient, of those that have one; read when first asked for."""
+        if self._grads is None:
+            self._grads = {i: g for i, h in enumerate(self.held) if (g := h.parameter.grad) is not None}
+        return self._grads
 
     @property
     def norm(self) -> float:
         """The 2-norm of all gradients that were looked at: exact when `whole`, a lower bound when not."""
         return math.sqrt(sum(n * n for n in self.norms.values()))
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the gradients are still multiplied by the scale of a GradScaler, and the optimizer itself leaves the
+        step out when some are infinite: so with fused optimizers."""
+        return getattr(self.optimizer, "found_inf", None) is not None
 
 
 class Check:

@@ -70,10 +70,13 @@ class Loop:
         self.off_duty: set[int] = set()
         self._said: dict[tuple[str, str], int] = {}
         self._stop: Violation | None = None
+        self.renamed = 0
+        """How often names and holdings were read; another number: indices into `held` mean other parameters."""
         self.rename()
 
     def rename(self) -> None:
         """Reads names and holdings anew: parameters by name, names by identity, what each optimizer holds."""
+        self.renamed += 1
         self.parameters = named_parameters(self.model)
         self.names = {id(p): name for name, p in self.parameters.items()}
         self.held = [

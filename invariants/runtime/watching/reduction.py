@@ -1,14 +1,15 @@
 """The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
 
 Small models are looked at whole, every step. Of larger ones at most MOST_NUMBERS elements and MOST_TENSORS gradients are
-looked at in a step, in turn, so that each is looked at every `turns` steps; in the first steps, every K, and when a limit on
-the whole norm was declared, all of them are.
+looked at in a step, in turn, so that each is looked at every `turns` steps, and with them the first small one every step:
+what is not finite spreads upstream in a backward. In the first steps, every K, and when a limit on the whole norm was
+declared, all of them are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,26 +18,35 @@ from karat.invariants.runtime.watching.naming import local, plain
 
 MOST_NUMBERS = 1 << 19
 """Elements a step: 2 MiB of float32, about 0.1 ms on one core."""
-MOST_TENSORS = 64
+MOST_TENSORS = 32
+"""Gradients a step: about 2.5 us each on a CPU."""
+SMALL = 1 << 12
 
 
 class Turns:
-    """Which gradients of one optimizer are looked at in which step: runs of neighbours that fit into the limits."""
+    """Which gradients of one optimizer are looked at in which step: runs of neighbours that fit into the limits, and
+    always the first small one."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        self.runs: list[range] = []
-        start, numbers = 0, 0
+        self.whole = len(sizes) <= MOST_TENSORS and sum(sizes) <= MOST_NUMBERS
+        first = next((place for place, size in enumerate(sizes) if size <= SMALL), None)
+        self.runs: list[list[int]] = [[]]
+        numbers = 0
         for place, size in enumerate(sizes):
-            if place > start and (numbers + size > MOST_NUMBERS or place - start >= MOST_TENSORS):
-                self.runs.append(range(start, place))
-                start, numbers = place, 0
+            if self.runs[-1] and (numbers + size > MOST_NUMBERS or len(self.runs[-1]) >= MOST_TENSORS - 1):
+                self.runs.append([])
+                numbers = 0
+            self.runs[-1].append(place)
             numbers += size
-        self.runs.append(range(start, len(sizes)))
+        if self.whole:
+            self.runs = [list(range(len(sizes)))]
+        elif first is not None:
+            self.runs = [run if first in run else [first, *run] for run in self.runs]
 
     def __len__(self) -> int:
         return len(self.runs)
 
-    def due(self, step: int) -> range:
+    def due(self, step: int) -> list[int]:
         """The places that are looked at in a step."""
         return self.runs[step % len(self.runs)]
 
@@ -59,6 +69,21 @@ def norms(tensors: list[Tensor]) -> list[Tensor]:
         torch._foreach_norm(full) if _wide(full) else [torch.linalg.vector_norm(t, dtype=_dtype(t)) for t in full]
     )
     return [next(found) if t.numel() else torch.zeros(()) for t in ready]
+
+
+def uniform(parameters: Iterable[Tensor]) -> bool:
+    """Whether `norms_of_uniform` does for their gradients: float32, of one device, none empty, none of a subclass."""
+    listed = list(parameters)
+    plainly = all(t.dtype is torch.float32 and t.numel() and not hasattr(t, "to_local") for t in listed)
+    return plainly and len({t.device for t in listed}) == 1
+
+
+def norms_of_uniform(tensors: list[Tensor]) -> list[Tensor]:
+    """As `norms`, for gradients of parameters that are `uniform`; a sparse one takes the long way."""
+    try:
+        return list(torch._foreach_norm(tensors))
+    except (RuntimeError, NotImplementedError):
+        return norms(tensors)
 
 
 def _wide(tensors: list[Tensor]) -> bool:

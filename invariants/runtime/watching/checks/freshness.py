@@ -1,12 +1,13 @@
 """RUN-11: what a step applies was computed since the last step, from nothing, and once.
 
-One small parameter of each optimizer, the anchor, carries two hooks of autograd: the one before a gradient is added sees
+A few small parameters of each optimizer, the anchors, carry two hooks of autograd: the one before a gradient is added sees
 whether the old one was cleared, the one after it counts. So nothing has to be guessed from the numbers, and accumulation,
 closures, and other optimizers' backward passes do not disturb it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,36 +15,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from karat.invariants.run.rule import Severity
 from karat.invariants.run.run11_gradient_fresh import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import Held, Loop
 from karat.invariants.runtime.watching.naming import plain
+
+MOST_ANCHORS = 3
+"""For each optimizer: of the model, of parameters outside it, of the last group."""
+SAME = 1e-5
+"""Relative difference of two norms up to which a gradient counts as the same one, clipped again."""
+EMPTY, SKIPPED = 2, 4
+"""Steps in a row without any gradient, until that is said: from the start, and where there were some before."""
+BEFORE = "gradients from before the first step are left: what it applies is their sum with the new ones"
 
 
 @dataclass
 class Anchor:
     """One parameter, and what its gradient went through since the last step of its optimizer.
 
-    cleared: None, or an accumulation that began from no gradient, was seen. left: norms of what was there at the start of
-    each accumulation that did not begin from None. repeats: differences between an accumulated gradient and what was there.
+    cleared: an accumulation began from no gradient. left: norms of what was there at the start of each accumulation that
+    did not. repeats: differences between a gradient that is added and what was there. brought: norms of what was added,
+    once a step applied nothing. applied: what the last step applied.
     """
 
     name: str
     parameter: Tensor
+    place: int
     handles: list[Any]
     backwards: int = 0
-    cleared: bool = True
+    cleared: bool = False
+    first: bool = True
     left: list[Tensor] = field(default_factory=list)
     repeats: list[Tensor] = field(default_factory=list)
+    brought: list[Tensor] = field(default_factory=list)
+    measured: bool = False
+    applied: tuple[int, float] | None = None
 
     def arrives(self, gradient: Tensor) -> None:
         """Before a gradient is added to the parameter's own."""
         held = self.parameter.grad
+        if self.measured:
+            self.brought.append(torch.linalg.vector_norm(gradient.detach()))
         if held is None:
             self.cleared = True
-        else:
+        elif not self.cleared or self.backwards == 1:
             self.left.append(torch.linalg.vector_norm(held.detach()))
-            if self.backwards:
+            if self.backwards == 1:
                 self.repeats.append(torch.linalg.vector_norm(held.detach() - gradient.detach()))
 
     def added(self, parameter: Tensor) -> None:
@@ -52,82 +70,179 @@ class Anchor:
 
     def renew(self) -> None:
         """After a step."""
-        self.backwards, self.cleared, self.left, self.repeats = 0, False, [], []
+        self.backwards, self.cleared, self.first = 0, False, False
+        self.left, self.repeats, self.brought = [], [], []
 
 
 class Freshness(Check):
     rules = (RULE,)
 
     def __init__(self) -> None:
-        self._anchors: dict[int, Anchor] = {}
-        self._answers: dict[int, tuple[list[float], list[float]]] = {}
+        self._anchors: dict[int, list[Anchor]] = {}
+        self._answers: dict[int, list[float]] = {}
+        self._empty: dict[int, int] = {}
+        self._applied: set[int] = set()
+        """Optimizers that have applied some gradient."""
+        self._read = 0
+
+    def start(self, loop: Loop) -> None:
+        self._read = loop.renamed
+        for place, held in enumerate(loop.held):
+            self._choose(place, held, range(len(held)))
 
     def look(self, loop: Loop, moment: Moment) -> None:
-        anchor = self._anchors.get(moment.index)
-        if anchor is not None and (anchor.left or anchor.repeats):
-            count = len(anchor.left)
-            loop.transfer.ask(
-                [*anchor.left, *anchor.repeats],
-                lambda numbers: self._answers.__setitem__(moment.index, (numbers[:count], numbers[count:])),
-            )
+        if self._read != loop.renamed:
+            self._chosen_anew(loop)
+        anchors = self._anchors.get(moment.index, ())
+        asked = [t for anchor in anchors for t in (*anchor.left, *anchor.repeats, *anchor.brought)]
+        if asked:
+            loop.transfer.ask(asked, partial(self._answers.__setitem__, moment.index))
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
-        anchor = self._anchors.get(moment.index)
-        left, repeats = self._answers.pop(moment.index, ([], []))
-        if anchor is None:
+        numbers = self._answers.pop(moment.index, [])
+        anchors = self._anchors.get(moment.index, [])
+        if moment.closure or not anchors:
             return
-        had = anchor.parameter.grad is not None
-        cleared = anchor.cleared or any(norm == 0 for norm in left)
-        if not had or moment.closure:
+        found, judged, brought = "", 0, 0.0
+        evidence = ""
+        for anchor in anchors:
+            sizes = len(anchor.left), len(anchor.repeats), len(anchor.brought)
+            left, repeats, came, numbers = _split(numbers, sizes)
+            brought = max([brought, *came])
+            if anchor.parameter.grad is None:
+                continue
+            judged += 1
+            message = self._judged(moment, anchor, left, repeats)
+            if message and not found:
+                found, evidence = message, f"seen on {anchor.name}: {anchor.backwards} accumulations"
+                evidence += f", the first onto a gradient of norm {left[0]:.3g}" if left else ""
+        if not judged or (moment.whole and not any(moment.norms.values())):
+            self._none(loop, moment, anchors, brought)
             return
-        if not anchor.backwards:
-            message = "no backward since the last step: the same gradient is applied again"
-        elif not cleared:
-            message = f"the gradients were not cleared since step {moment.step - 1}: zero_grad() is missing"
-        elif any(norm == 0 for norm in repeats) and moment.forwards < anchor.backwards:
-            message = (
-                f"the same gradient was added twice: {anchor.backwards} backward passes to {moment.forwards} forward"
-            )
-        else:
-            message = ""
-        evidence = f"seen on {anchor.name}: {anchor.backwards} accumulations" + (
-            f", the first onto a gradient of norm {left[0]:.3g}" if left else ""
-        )
+        self._empty[moment.index] = 0
+        self._applied.add(moment.index)
         loop.judge(
-            RULE, moment.step, RULE.margin(float(bool(message)), 0.0),
-            lambda: {"message": message, "where": "", "evidence": evidence},
+            RULE, moment.step, RULE.margin(float(bool(found)), 0.0),
+            lambda: {"message": found, "where": "", "evidence": evidence,
+                     "severity": Severity.WARN if found == BEFORE else Severity.FAIL},
         )  # fmt: skip
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
-        anchor = self._anchors.get(moment.index)
-        if anchor is not None:
+        anchors = self._anchors.get(moment.index, [])
+        blind = False
+        for anchor in anchors:
+            grad = anchor.parameter.grad
+            blind |= grad is None
+            norm = moment.norms.get(anchor.place)
+            anchor.applied = None if grad is None or norm is None else (id(grad), norm)
             anchor.renew()
-        else:
-            self._choose(loop, moment)
-
-    def _choose(self, loop: Loop, moment: Moment) -> None:
-        """The smallest parameter with a dense gradient becomes the anchor; from the next step on it tells."""
-        held = loop.held[moment.index]
-        fit = [
-            held[i] for i, g in moment.grads.items()
-            if held[i].parameter.is_leaf and held[i].parameter.requires_grad and plain(g)
-        ]  # fmt: skip
-        if not fit:
-            return
-        chosen = min(fit, key=lambda h: h.parameter.numel())
-        anchor = Anchor(chosen.name or "a parameter of the optimizer", chosen.parameter, [])
-        anchor.handles = [
-            chosen.parameter.register_hook(partial(_no_change, anchor)),  # type: ignore[no-untyped-call]
-            chosen.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
-        ]
-        anchor.renew()
-        self._anchors[moment.index] = anchor
+        if (blind or not anchors) and moment.grads:
+            self._forget(moment.index)
+            self._choose(moment.index, moment.held, moment.grads)
+            for anchor in self._anchors.get(moment.index, []):
+                anchor.renew()
 
     def drop(self) -> None:
-        for anchor in self._anchors.values():
+        for place in list(self._anchors):
+            self._forget(place)
+        self._answers = {}
+
+    def _judged(self, moment: Moment, anchor: Anchor, left: list[float], repeats: list[float]) -> str:
+        """What is wrong with the gradient of an anchor; empty where nothing is."""
+        if not anchor.backwards:
+            return self._again(moment, anchor)
+        if not anchor.cleared and not any(norm == 0 for norm in left):
+            if anchor.first:
+                return BEFORE
+            return f"the gradients were not cleared since step {moment.step - 1}: zero_grad() is missing"
+        if any(norm == 0 for norm in repeats) and any(norm != 0 for norm in left) and (
+            0 < moment.forwards < anchor.backwards
+        ):  # fmt: skip
+            return f"the same gradient was added twice: {anchor.backwards} backward passes to {moment.forwards} forward"
+        return ""
+
+    def _again(self, moment: Moment, anchor: Anchor) -> str:
+        """No backward wrote to it: either it was put there by hand, or it is the one that was applied before."""
+        if anchor.applied is None or anchor.applied[0] != id(anchor.parameter.grad):
+            return ""
+        now, before = moment.norms.get(anchor.place), anchor.applied[1]
+        if now is None or abs(now - before) > SAME * before or not before:
+            return ""
+        return "no backward since the last step: the same gradient is applied again"
+
+    def _none(self, loop: Loop, moment: Moment, anchors: list[Anchor], brought: float) -> None:
+        """No parameter of the optimizer has a gradient, or all are zero, though a backward or a forward was run."""
+        backwards = max(anchor.backwards for anchor in anchors)
+        alone = len(loop.optimizers) == 1
+        if moment.grads:  # zeros: cleared only if what came was not zero
+            for anchor in anchors:
+                anchor.measured = True
+            empty = backwards > 0 and (brought > 0 or self._empty.get(moment.index, 0) == 0)
+        else:
+            empty = backwards > 0 or (alone and moment.forwards > 0)
+        empty = empty and any(h.parameter.requires_grad and h.name for h in moment.held)
+        self._empty[moment.index] = self._empty.get(moment.index, 0) + 1 if empty else 0
+        limit = EMPTY if alone and moment.index not in self._applied else SKIPPED
+        if self._empty[moment.index] != limit:
+            return
+        message = (
+            "the gradients were cleared between backward and step: the step applies nothing"
+            if backwards else "no backward since the last step: no parameter has a gradient, and nothing is trained"
+        )  # fmt: skip
+        loop.judge(
+            RULE, moment.step - limit + 1, RULE.margin(1.0, 0.0),
+            lambda: {"message": message, "where": "", "evidence": f"{backwards} backward passes since the last step, "
+                     f"{len(moment.grads)} gradients that are not None, {limit} steps in a row"},
+        )  # fmt: skip
+
+    def _chosen_anew(self, loop: Loop) -> None:
+        """After the holdings changed: anchors that are still held keep their place, the others go."""
+        self._read = loop.renamed
+        for place, held in enumerate(loop.held):
+            places = {id(h.parameter): i for i, h in enumerate(held)}
+            if any(id(anchor.parameter) not in places for anchor in self._anchors.get(place, ())):
+                self._forget(place)
+                continue  # chosen after the step, among those that have a gradient
+            for anchor in self._anchors.get(place, ()):
+                anchor.place = places[id(anchor.parameter)]
+
+    def _choose(self, index: int, held: Any, places: Iterable[int]) -> None:
+        """The smallest parameter of the model, of those outside it, and of the last group."""
+        fit = [i for i in places if _fit(held[i])]
+        last = max((held[i].group for i in fit), default=0)
+        kinds = (
+            [i for i in fit if held[i].name],
+            [i for i in fit if not held[i].name],
+            [i for i in fit if held[i].group == last and last],
+        )
+        chosen = {min(kind, key=lambda i: held[i].parameter.numel()) for kind in kinds if kind}
+        anchors = [
+            Anchor(held[i].name or "a parameter of the optimizer", held[i].parameter, i, []) for i in sorted(chosen)
+        ]
+        for anchor in anchors[:MOST_ANCHORS]:
+            anchor.handles = [
+                anchor.parameter.register_hook(partial(_no_change, anchor)),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
+            ]
+        self._anchors[index] = anchors
+
+    def _forget(self, place: int) -> None:
+        for anchor in self._anchors.pop(place, []):
             for handle in anchor.handles:
                 handle.remove()
-        self._anchors, self._answers = {}, {}
+
+
+def _split(numbers: list[float], sizes: tuple[int, int, int]) -> tuple[list[float], list[float], list[float], list[float]]:
+    """The numbers of one anchor, three kinds, and the rest."""
+    a, b, c = sizes[0], sizes[0] + sizes[1], sum(sizes)
+    return numbers[:a], numbers[a:b], numbers[b:c], numbers[c:]
+
+
+def _fit(held: Held) -> bool:
+    p = held.parameter
+    if not (p.is_leaf and p.requires_grad) or torch.nn.parameter.is_lazy(p):
+        return False
+    return bool(p.numel()) and plain(p) and (p.grad is None or plain(p.grad))
 
 
 def _no_change(anchor: Anchor, gradient: Tensor) -> None:

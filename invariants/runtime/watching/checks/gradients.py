@@ -1,33 +1,54 @@
-"""Reads the gradients of a step for all checks, and judges RUN-8: every trainable parameter gets one that is not zero."""
+"""Reads the gradients of a step, once, for all checks."""
 
 from __future__ import annotations
 
-from karat.invariants.run.run08_gradient_reach import RULE as REACH
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.reduction import Turns, norms, part
+from karat.invariants.runtime.watching.loop import Held, Loop
+from karat.invariants.runtime.watching.reduction import Turns, norms, norms_of_uniform, part, uniform
 
 
 class Gradients(Check):
-    """Fills `moment.grads`, `moment.norms` and `moment.whole` before any other check is asked."""
-
-    rules = (REACH,)
+    """No rule of its own: fills `moment.norms`, `moment.missing` and `moment.whole` before any other check is asked."""
 
     def __init__(self) -> None:
+        self._read = -1
         self._turns: list[Turns] = []
-
-    def start(self, loop: Loop) -> None:
-        self._turns = [Turns([h.parameter.numel() for h in held]) for held in loop.held]
+        self._uniform: list[bool] = []
 
     def look(self, loop: Loop, moment: Moment) -> None:
-        held, turns = loop.held[moment.index], self._turns[moment.index]
-        moment.grads = {i: g for i, h in enumerate(held) if (g := h.parameter.grad) is not None}
-        dense = loop.dense(moment.step) or loop.spec.clip_norm is not None or len(turns) == 1
-        if dense:
-            due, seen = list(moment.grads), list(moment.grads.values())
+        if self._read != loop.renamed:
+            self._prepare(loop)
+        held, turns = moment.held, self._turns[moment.index]
+        if turns.whole or loop.dense(moment.step) or loop.spec.clip_norm is not None:
+            grads = moment.grads
+            due, seen = list(grads), list(grads.values())
+            moment.whole = True
+            if len(due) < len(held):
+                moment.missing = [i for i in range(len(held)) if i not in grads]
         else:
-            due = [i for i in turns.due(moment.step) if i in moment.grads]
-            seen = [part(moment.grads[i], moment.step) for i in due]
-        moment.whole = dense
+            due, seen = self._in_turn(held, turns.due(moment.step), moment)
         if due:
-            loop.transfer.ask(norms(seen), lambda numbers: moment.norms.update(zip(due, numbers, strict=True)))
+            reduce = norms_of_uniform if self._uniform[moment.index] else norms
+            loop.transfer.ask(reduce(seen), lambda numbers: moment.norms.update(zip(due, numbers, strict=True)))
+
+    def _in_turn(self, held: list[Held], places: list[int], moment: Moment) -> tuple[list[int], list[Tensor]]:
+        due: list[int] = []
+        seen: list[Tensor] = []
+        for i in places:
+            grad = held[i].parameter.grad
+            if grad is None:
+                moment.missing.append(i)
+            else:
+                due.append(i)
+                seen.append(part(grad, moment.step))
+        return due, seen
+
+    def _prepare(self, loop: Loop) -> None:
+        """Made when first needed, for a lazy module has no sizes before."""
+        self._read = loop.renamed
+        kept = [[h.parameter for h in held if not is_lazy(h.parameter)] for held in loop.held]
+        self._turns = [Turns([0 if is_lazy(h.parameter) else h.parameter.numel() for h in held]) for held in loop.held]
+        self._uniform = [bool(parameters) and uniform(parameters) for parameters in kept]

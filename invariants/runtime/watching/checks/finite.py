@@ -1,0 +1,186 @@
+"""RUN-9: no step on a gradient, a parameter or a loss that is not finite; and where it began.
+
+The norms that are read anyway show that something is not; then each tensor is looked at exactly. What is broken already
+comes first: parameters before the batch, the batch before the forward, the forward before the backward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from karat.invariants.run.run09_finite import RULE
+from karat.invariants.runtime.preflight.trees import leaves, spelled
+from karat.invariants.runtime.watching.captured import Captured
+from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.naming import some, unwrapped
+from karat.invariants.runtime.watching.reduction import is_finite
+
+
+@dataclass
+class _Call:
+    """The arguments of the last forward, until its step is over."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: tuple[tuple[str, torch.dtype], ...]
+
+
+class Finite(Check):
+    rules = (RULE,)
+
+    def __init__(self) -> None:
+        self._call: _Call | None = None
+        self._losses: dict[str, float] = {}
+        self._forwards = 0
+        self._sound = -1
+        """The last step whose gradients were all looked at and finite."""
+        self._said = False
+
+    def forward(
+        self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if torch.is_grad_enabled():
+            self._call = _Call(module, args, kwargs, _autocast())
+
+    def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
+        """A loss that is logged before its step is judged at the step; one logged after it, at once."""
+        given = {"loss": logged.get("loss"), **logged.get("losses", {})}
+        if not loop.forwards:
+            return  # it is not known to which step it belongs: the model is not called as a whole
+        if self._forwards == loop.forwards and loop.step:
+            numbers = {name: value for name, value in given.items() if isinstance(value, (int, float))}
+            self._judge_losses(loop, loop.step - 1, numbers)
+            return
+        self._losses = {}
+        for name, value in given.items():
+            if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
+                loop.transfer.ask([value.detach().reshape(()).float()], partial(self._keep, name))
+            elif isinstance(value, (int, float)):
+                self._losses[name] = float(value)
+
+    def before_step(self, loop: Loop, moment: Moment) -> None:
+        if moment.scaled:
+            return
+        if self._losses:
+            self._judge_losses(loop, moment.step, self._losses)
+            self._losses = {}
+        if math.isfinite(sum(moment.norms.values())):
+            if moment.whole:
+                self._sound = moment.step
+            loop.held_for(RULE, moment.step)
+            return
+        grads = moment.grads
+        bad = [i for i, n in moment.norms.items() if not math.isfinite(n) and not is_finite(grads[i])]
+        if not bad:
+            return  # the norm overflowed, the numbers did not
+        with torch.no_grad():
+            broken = [name for name, p in loop.parameters.items() if p.is_floating_point() and not is_finite(p)]
+            if (moment.closure and not broken) or (broken and self._said):
+                return  # a line search that turned back; what was said before, going on
+            where, message, step = self._cause(loop, moment, bad, broken)
+        self._said = True
+        loop.judge(
+            RULE, step, RULE.margin(len(bad), 0),
+            lambda: {
+                "message": message, "where": where,
+                "evidence": f"{len(bad)} of {len(moment.norms)} gradients that were looked at hold NaN or an infinity",
+            },
+        )  # fmt: skip
+
+    def after_step(self, loop: Loop, moment: Moment) -> None:
+        self._call = None
+        self._forwards = loop.forwards
+        self._losses = {}
+
+    def finish(self, loop: Loop) -> None:
+        """What the last step made is looked at here, for no step follows; and buffers, which no gradient shows."""
+        tensors = {**dict(unwrapped(loop.model).named_buffers()), **loop.parameters}
+        broken = [n for n, t in tensors.items() if t.is_floating_point() and bool(t.isnan().any())]
+        broken += [n for n, p in loop.parameters.items() if n not in broken and p.is_floating_point() and not is_finite(p)]
+        if broken and not loop.tallies[RULE.id].violations:
+            loop.judge(
+                RULE, max(loop.step - 1, 0), RULE.margin(len(broken), 0),
+                lambda: {"message": f"after the last step {some(broken)} holds NaN or an infinity, which no gradient showed", "where": broken[0],
+                         "phase": "at the end", "evidence": f"{len(broken)} of {len(tensors)} parameters and buffers"},
+            )  # fmt: skip
+
+    def drop(self) -> None:
+        self._call, self._losses = None, {}
+
+    def _keep(self, name: str, numbers: list[float]) -> None:
+        self._losses[name] = numbers[0]
+
+    def _judge_losses(self, loop: Loop, step: int, losses: Mapping[str, float]) -> None:
+        bad = {name: value for name, value in losses.items() if not math.isfinite(value)}
+        if not bad:
+            return
+        name, value = next(iter(bad.items()))
+        with torch.no_grad():
+            origin = self._origin(loop)[1]
+        loop.judge(
+            RULE, step, RULE.margin(len(bad), 0),
+            lambda: {"message": f"the logged {name} is {value}" + (f": {origin}" if origin else ""), "where": "loss",
+                     "evidence": ", ".join(f"{n} = {v}" for n, v in bad.items())},
+        )  # fmt: skip
+
+    def _cause(self, loop: Loop, moment: Moment, bad: list[int], broken: list[str]) -> tuple[str, str, int]:
+        """(where, message, step of the first effect)."""
+        names = [moment.held[i].name or "a parameter outside the model" for i in bad]
+        if broken:
+            if 0 <= moment.step - 1 == self._sound:
+                why = f"{some(broken)} holds NaN or an infinity since the update of step {moment.step - 1}, whose gradients were finite"
+                return broken[0], why, moment.step - 1
+            return broken[0], f"{some(broken)} holds NaN or an infinity before the step", moment.step
+        place, origin = self._origin(loop)
+        if origin:
+            return place, f"the gradient of {some(names)} is not finite: {origin}", moment.step
+        last = names[-1]
+        return last, (
+            f"the gradient of {some(names)} is not finite, the parameters and the forward are: it begins in the "
+            f"backward, at or after {last.rpartition('.')[0] or last}"
+        ), moment.step  # fmt: skip
+
+    def _origin(self, loop: Loop) -> tuple[str, str]:
+        """The first of batch and modules that is not finite; empty where none is, or it cannot be known."""
+        call = self._call
+        if call is None:
+            return "", ""
+        for path, t in leaves((call.args, call.kwargs)):
+            if t.is_floating_point() and not is_finite(t):
+                return "batch", f"the batch itself holds NaN or an infinity ({spelled(path[1:])})"
+        inner = unwrapped(call.module)
+        captured = Captured("", inner, call.args, call.kwargs, {}, inner.training, call.autocast)
+        found: list[str] = []
+        handles = [
+            module.register_forward_hook(partial(_look, name or "the model", found))
+            for name, module in inner.named_modules()
+        ]
+        try:
+            with captured.undisturbed():
+                captured.again()
+        except Exception:
+            return "", ""  # the forward cannot be run again
+        finally:
+            for handle in handles:
+                handle.remove()
+        return (found[0], f"the first output that is not finite is that of {found[0]}") if found else ("", "")
+
+
+def _look(name: str, found: list[str], module: nn.Module, args: Any, output: Any) -> None:
+    if not found and any(t.is_floating_point() and not is_finite(t) for _, t in leaves(output)):
+        found.append(name)
+
+
+def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
+    return tuple(
+        (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
+    )

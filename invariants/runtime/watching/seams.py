@@ -1,0 +1,147 @@
+"""Where one submodule's output goes into another without its graph, in a loop that calls them itself.
+
+Seen on the children of the model, or on the members of a list of models, in the first steps: an input that needs no
+gradient, and holds the numbers of an output that was to have one; or one whose graph leads to it only through rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from karat.invariants.runtime.preflight.trees import leaves
+from karat.invariants.runtime.watching.captured import replaying
+from karat.invariants.runtime.watching.graph import is_step, walk
+from karat.invariants.runtime.watching.loop import DENSE, Loop
+from karat.invariants.runtime.watching.naming import unwrapped
+from karat.invariants.runtime.watching.probing import checkpointed
+
+
+@dataclass(frozen=True)
+class Seam:
+    """giver, taker: names of submodules; how: what the graph was lost by; meant: whether that is done on purpose, too;
+    before, after: ids of their parameters."""
+
+    giver: str
+    taker: str
+    how: str
+    meant: bool
+    before: frozenset[int]
+    after: frozenset[int]
+
+
+@dataclass
+class _Given:
+    name: str
+    module: nn.Module
+    output: Tensor
+    how: str
+    meant: bool
+
+
+class Seams:
+    """Hooks on a few submodules for the first steps; what they note is dropped after each step."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+        self._given: list[_Given] = []
+        self._seams: list[Seam] = []
+        self._inputs: list[tuple[str, nn.Module, Tensor]] = []
+
+    def attach(self, loop: Loop) -> None:
+        """Puts the hooks on, unless the model is compiled."""
+        if compiled(loop.model):
+            return
+        for name, module in _parts(unwrapped(loop.model)):
+            self._handles.append(module.register_forward_pre_hook(self._taken(name), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._gave(name)))
+
+    def found(self) -> list[Seam]:
+        """Of this step."""
+        return list(self._seams)
+
+    def rounded(self, silent: Mapping[str, Tensor], trained: set[int]) -> tuple[dict[str, Tensor], str]:
+        """Silent parameters that the inputs of submodules which are trained reach through rounding and signs alone; and
+        through which."""
+        inputs = [t for _, module, t in self._inputs if trained & _ids(module)]
+        every, smooth = walk(inputs), walk(inputs, is_step)
+        lost = {n: p for n, p in silent.items() if id(p) in every.leaves and id(p) not in smooth.leaves}
+        return (lost if smooth.certain else {}), every.steps
+
+    def renew(self, loop: Loop) -> None:
+        """After a step: nothing is kept; after the first steps the hooks are taken off."""
+        self._given, self._seams, self._inputs = [], [], []
+        if self._handles and loop.step + 1 >= DENSE:
+            self.drop()
+
+    def drop(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._given, self._seams, self._inputs = [], [], [], []
+
+    def _gave(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if replaying():
+                return
+            on = torch.is_grad_enabled()
+            inside = not on and checkpointed()
+            for _, t in leaves(output):
+                if t.is_floating_point():
+                    how = "detached" if on else (
+                        "without a graph: reentrant checkpointing of inputs that need no gradient"
+                        if inside else "made under no_grad"
+                    )  # fmt: skip
+                    self._given.append(_Given(name, module, t.detach(), how, not (on or inside)))
+
+        return hook
+
+    def _taken(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if replaying() or not torch.is_grad_enabled():
+                return
+            for _, t in leaves((args, kwargs)):
+                if not t.is_floating_point():
+                    continue
+                if t.requires_grad:
+                    self._inputs.append((name, module, t))
+                    continue
+                self._seams += [
+                    Seam(g.name, name, g.how, g.meant, _ids(g.module), _ids(module))
+                    for g in self._given if g.module is not module and _same(g.output, t)
+                ]  # fmt: skip
+
+        return hook
+
+
+def compiled(model: nn.Module) -> bool:
+    """Whether some of it is compiled: a hook that is taken off later makes it compile anew."""
+    return any(
+        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
+        for m in model.modules()
+    )
+
+
+def _same(output: Tensor, taken: Tensor) -> bool:
+    """Whether an input is an output without its graph: the same memory, or the same numbers in the same shape."""
+    if output.layout is not torch.strided or taken.layout is not torch.strided:
+        return False
+    if taken.untyped_storage().data_ptr() == output.untyped_storage().data_ptr():
+        return bool(taken.numel())
+    return output.shape == taken.shape and output.device == taken.device and torch.equal(output, taken)
+
+
+def _ids(module: nn.Module) -> frozenset[int]:
+    return frozenset(id(p) for p in module.parameters())
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children, and those of children that only hold others."""
+    for name, child in model.named_children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from ((f"{name}.{inner}", module) for inner, module in _parts(child))
+        else:
+            yield name, child
