@@ -93,7 +93,8 @@ class Spec(BaseModel):
     pretrained: bool = False
     """Whether the weights are trained already, so that the first loss may be far below ln(classes)."""
     frozen: tuple[Text, ...] = ()
-    """Parameters that are not to be trained, although they may have requires_grad."""
+    """Parameters that are not to be trained, although they may have requires_grad; with the running statistics of the
+    norms that are covered, and buffers that are named in full."""
     detached: tuple[Text, ...] = ()
     """Parameters, or names of loss terms, that are to get no gradient."""
     tied: tuple[tuple[Text, Text], ...] = ()
@@ -177,15 +178,20 @@ def covered(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(ancestor, pattern) for pattern in patterns for ancestor in ancestors)
 
 
-def require_names(spec: Spec, parameters: Iterable[str], modules: Iterable[str], rules: Iterable[str]) -> None:
+def require_names(
+    spec: Spec, parameters: Iterable[str], modules: Iterable[str], rules: Iterable[str], buffers: Iterable[str] = ()
+) -> None:
     """ConfigError for a pattern that covers no parameter, or a name of a parameter, module or rule that is none.
+
+    `frozen` may also name buffers.
 
     `detached` may also name loss terms, which are not known before the loss is: it is checked against both later.
     """
     parameters, modules, rules = list(parameters), list(modules), list(rules)
     for field in ("frozen", "decay", "no_decay"):
+        known = [*parameters, *buffers] if field == "frozen" else parameters
         for pattern in getattr(spec, field):
-            if not any(covered(name, (pattern,)) for name in parameters):
+            if not any(covered(name, (pattern,)) for name in known):
                 raise _unknown(f"Spec.{field}", pattern, [*parameters, *modules], "a parameter of the model")
     for name in (name for pair in spec.tied for name in pair):
         if name not in parameters:

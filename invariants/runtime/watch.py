@@ -370,7 +370,8 @@ def watch(
     if not names:
         raise ConfigError("the model has no parameters", required="a module with parameters to train")
     modules = [plain_name(name) for name, _ in unwrapped(module).named_modules() if name]
-    require_names(declared, _all_names(module), modules, [name for r in RULES for name in (r.id, r.slug)])
+    buffers = [plain_name(name) for name, _ in unwrapped(module).named_buffers()]
+    require_names(declared, _all_names(module), modules, [name for r in RULES for name in (r.id, r.slug)], buffers)
     rows = Ledger(Path(ledger)) if ledger is not None else None
     loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows)
     loop.scheduler, loop.scaler, loop.ema, loop.replicas = scheduler, scaler, ema, tuple(replicas)

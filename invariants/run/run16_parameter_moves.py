@@ -1,0 +1,33 @@
+"""RUN-16 parameter-moves: a step moves what has a gradient, and nothing else does."""
+
+from __future__ import annotations
+
+from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+RULE = Rule(
+    id="RUN-16",
+    slug="parameter-moves",
+    severity=Severity.FAIL,
+    statement="a parameter with a gradient and a rate is changed by the optimizer's step, and by nothing else between steps",
+    why="an optimizer that does not reach the weights leaves them as they were; batch statistics drift, and the loss moves",
+    quantity="looks at which a parameter with a gradient and a rate stood still",
+    unit="looks",
+    form=Form.AT_MOST,
+    seen_by=("watch",),
+    when="first steps and every K: all; else whether each was written to, up to 64 a step, and one sampled at every fourth",
+    limits=(
+        "whether a move is the right one",
+        "steps with a closure",
+        "parameters in shards (FSDP, DeepSpeed ZeRO-3)",
+        "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start",
+    ),
+    source="https://github.com/pytorch/pytorch/issues/115607",
+    example="model.head.requires_grad_(False)\noptimizer = SGD(model.head.parameters(), lr=0.1)  # holds nothing that trains",
+    mended="optimizer = SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)",
+    declare='Spec(suppress=[Suppression(rule="parameter-moves", where="codes", reason="written by the loop itself")])',
+    holds=(
+        Witness(0, (1,), "it moved"),
+        Witness(1, (1,), "one look may be an optimizer that collects two steps"),
+    ),
+    violates=(Witness(2, (1,), "twice with a gradient and a rate, not written to"),),
+)

@@ -1,0 +1,28 @@
+"""RUN-22 buffers: buffers stay what they are to be."""
+
+from __future__ import annotations
+
+from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+RULE = Rule(
+    id="RUN-22",
+    slug="buffers",
+    severity=Severity.FAIL,
+    statement="buffers stay finite, and those of frozen modules stay as they are",
+    why="requires_grad=False does not stop the running statistics of a norm in train mode; a batch with NaN spoils them for good",
+    quantity="buffers that drifted or are not finite",
+    unit="buffers",
+    form=Form.AT_MOST,
+    seen_by=("watch",),
+    when="every step, up to 4 that were written to; all in the first steps and every K",
+    limits=(
+        "buffers that were not finite at the start, such as masks of -inf",
+        "statistics that are finite and wrong",
+    ),
+    source="https://github.com/pytorch/pytorch/issues/86590",
+    example="model.backbone.requires_grad_(False)\nmodel.train()",
+    mended="model.backbone.requires_grad_(False)\nmodel.train()\nmodel.backbone.eval()",
+    declare='Spec(frozen=("backbone.*",))',
+    holds=(Witness(0, (0,), "all are finite and stand"),),
+    violates=(Witness(1, (0,), "a running mean is NaN"),),
+)
