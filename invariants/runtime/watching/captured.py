@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.keep import Kept, seed_all
 from karat.invariants.runtime.preflight.trees import Path, leaves, replaced
+from karat.invariants.runtime.watching.reading import Reading
 
 _REPLAYS: list[object] = []
 
@@ -37,6 +38,8 @@ class Captured:
     training: bool
     autocast: tuple[tuple[str, torch.dtype], ...]
     gradients: dict[Path, Tensor] = field(default_factory=dict)
+    readings: dict[Path, Reading] = field(default_factory=dict)
+    """What the gradients tell of the loss, of the outputs that it is a cross-entropy of; see checks/losses.py."""
 
     @property
     def inputs(self) -> dict[Path, Tensor]:
