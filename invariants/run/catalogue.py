@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+
+from karat.core.errors import KaratError
 from karat.invariants.run import (
     run01_step_budget,
     run08_gradient_reach,
@@ -16,11 +19,20 @@ from karat.invariants.run import (
     run29_softmax,
     run30_twins,
     run31_inputs,
+    run32_overfit,
     run36_collapse,
+    run37_split,
     run39_targets,
     run40_padding,
     run41_labels,
+    run47_loss_trend,
+    run48_validation,
     run49_reduction,
+    run50_log_steps,
+    run51_tokens,
+    run52_declarations,
+    run53_schedule_fit,
+    run55_lr_past_end,
 )
 from karat.invariants.run.rule import Rule
 
@@ -38,9 +50,31 @@ RULES: tuple[Rule, ...] = (
     run29_softmax.RULE,
     run30_twins.RULE,
     run31_inputs.RULE,
+    run32_overfit.RULE,
     run36_collapse.RULE,
+    run37_split.RULE,
     run39_targets.RULE,
     run40_padding.RULE,
     run41_labels.RULE,
+    run47_loss_trend.RULE,
+    run48_validation.RULE,
     run49_reduction.RULE,
+    run50_log_steps.RULE,
+    run51_tokens.RULE,
+    run52_declarations.RULE,
+    run53_schedule_fit.RULE,
+    run55_lr_past_end.RULE,
 )
+
+
+def find_rule(name: str) -> Rule:
+    """The rule with this id or slug, in any case; KaratError with the nearest names when there is none."""
+    known = {key: rule for rule in RULES for key in (rule.id.lower(), rule.slug)}
+    if name.lower() in known:
+        return known[name.lower()]
+    near = difflib.get_close_matches(name.lower(), known, n=3)
+    raise KaratError(
+        f"there is no rule {name!r}",
+        required=f"an id or slug of the RUN family: {RULES[0].id} to {RULES[-1].id}",
+        next_step=f"did you mean {' or '.join(near)}?" if near else "trainer explain lists them all",
+    )

@@ -9,12 +9,20 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from corpus.loops import copies, parameters
+import torch
+from corpus.loops import copies, modes, numerics, outputs, parameters, semantics
 from corpus.loops.case import Case
 from torch import Tensor, nn
 
-CASES: tuple[Case, ...] = (*parameters.CASES, *copies.CASES)
-OTHER_FROM_THE_START: frozenset[str] = frozenset()
+CASES: tuple[Case, ...] = (
+    *parameters.CASES,
+    *copies.CASES,
+    *semantics.CASES,
+    *modes.CASES,
+    *outputs.CASES,
+    *numerics.CASES,
+)
+OTHER_FROM_THE_START = {"pure-bf16-after-decay"}
 """Whose clean twin is another computation before the bug begins as well: the numbers cannot be compared up to there."""
 
 
@@ -118,3 +126,69 @@ def test_what_is_declared_is_said(case: Case) -> None:
     declared = ran(case, False)
     assert bool(declared.declared or declared.logged) == bool(case.needs)
     assert ran(case, True).declared.keys() == declared.declared.keys()
+
+
+def leaks(stand: StandIn) -> bool:
+    """Whether logits before the last position follow the last token: by exchange, without any guard."""
+    model = stand.models[0].eval()
+    tokens = torch.randint(0, 11, (3, 12), generator=torch.Generator().manual_seed(5))
+    other = tokens.clone()
+    other[:, -1] = (other[:, -1] + 1) % 11
+    with torch.no_grad():
+        return not torch.allclose(model(tokens)[:, :-1], model(other)[:, :-1], atol=1e-6)
+
+
+def rows_meet(stand: StandIn) -> bool:
+    """Whether the output of one row follows another row, in training mode."""
+    model = stand.models[0].train()
+    shape = (6, 5, 8) if hasattr(model, "mix") else (6, 8)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    other = x.clone()
+    other[0] += 1.0
+    with torch.no_grad():
+        return not torch.allclose(model(x)[1:], model(other)[1:], atol=1e-6)
+
+
+def not_what_it_trains(stand: StandIn) -> bool:
+    """Whether what the optimizers hold, each once, is other than the parameters that the model trains."""
+    held = [id(p) for optimizer in stand.optimizers for group in optimizer.param_groups for p in group["params"]]
+    trained = [p for m in stand.models[0].modules() for p in m.parameters(recurse=False) if p.requires_grad]
+    trained += [p for layer in getattr(stand.models[0], "layers", []) for p in layer.parameters()]
+    return sorted(held) != sorted({id(p) for p in trained})
+
+
+def same_parts(stand: StandIn) -> bool:
+    """Whether branches, hidden units or streams are, after all the steps, still one."""
+    model = stand.models[0]
+    if hasattr(model, "branches"):
+        return len({digest(branch.parameters()) for branch in model.branches}) == 1
+    parts = model.write.T if hasattr(model, "write") else model[0].weight
+    return torch.allclose(parts, parts[:1].expand_as(parts), atol=1e-5)
+
+
+def not_twice_the_same(stand: StandIn) -> bool:
+    """Whether evaluation of the same input gives two outputs."""
+    model = stand.models[0].eval()
+    x = torch.ones(3, 8) if hasattr(model, "body") else torch.ones(3, 12, dtype=torch.long)
+    return not torch.equal(model(x), model(x))
+
+
+ORACLES = {
+    "causality": leaks,
+    "batch-independence": rows_meet,
+    "optimizer-parameters": not_what_it_trains,
+    "twins": same_parts,
+    "eval-determinism": not_twice_the_same,
+}
+ELSEWHERE = {"decoder-not-shifted", "softmax-over-the-batch"}
+"""The model is right: it is the data or the loss that break the rule."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "case"),
+    [(rule, c) for rule in ORACLES for c in CASES if rule in c.rules and c.name not in ELSEWHERE],
+    ids=lambda v: v if isinstance(v, str) else v.name,
+)
+def test_the_bug_is_what_it_is_said_to_be(rule: str, case: Case) -> None:
+    assert ORACLES[rule](ran.__wrapped__(case, True))
+    assert not ORACLES[rule](ran.__wrapped__(case, False))

@@ -9,9 +9,10 @@ from karat.invariants.runtime.watching.checks.labels import Labels
 from karat.invariants.runtime.watching.checks.losses import Losses
 from karat.invariants.runtime.watching.checks.mode import Mode
 from karat.invariants.runtime.watching.checks.probes import Probes
+from karat.invariants.runtime.watching.checks.split import Split
 
 ORDER: tuple[type[Check], ...] = (
-    Capture, Gradients, Freshness, StepBudget, Mode, Losses, Labels, Probes,
+    Capture, Gradients, Freshness, StepBudget, Split, Mode, Losses, Labels, Probes,
 )  # fmt: skip
 
 
