@@ -51,7 +51,8 @@ def _inner(subject: Probed) -> dict[str, nn.Module]:
 
 
 def roughly(a: Tensor) -> float:
-    """The rounding that a comparison of such outputs must allow: 256 ulp of the largest magnitude."""
+    """The rounding that a comparison of such outputs must allow: 256 ulp of the largest magnitude, 4 of those of 16 bits."""
     if not a.numel():
         return 0.0
-    return 256 * torch.finfo(a.dtype).eps * float(a.detach().abs().max())
+    ulps = 256 if torch.finfo(a.dtype).bits > 16 else 4
+    return ulps * torch.finfo(a.dtype).eps * float(a.detach().abs().max())

@@ -69,17 +69,18 @@ class Captured:
             kept.put_back()
 
     def again(
-        self, edits: Mapping[Path, Tensor] | None = None, *, training: bool | None = None, seed: int = 0
-    ) -> dict[Path, Tensor]:
+        self, edits: Mapping[Path, Tensor] | None = None, *, training: bool | None = None, seed: int = 0,
+        autocast: bool = True,
+    ) -> dict[Path, Tensor]:  # fmt: skip
         """The outputs of the same forward with some inputs replaced, in eval or train mode (None: as modules are), with
-        the generators seeded; to be called inside `undisturbed`."""
+        the generators seeded; to be called inside `undisturbed`. autocast: as the loop had it, or off."""
         if training is not None:
             self.module.train(training)
         seed_all(seed)
         args, kwargs = replaced((self.args, self.kwargs), dict(edits or {}))
         with contextlib.ExitStack() as stack:
             for device, dtype in self.autocast:
-                stack.enter_context(torch.autocast(device, dtype=dtype))
+                stack.enter_context(torch.autocast(device, dtype=dtype, enabled=autocast))
             output = self.module(*args, **kwargs)
         return floating(output)
 

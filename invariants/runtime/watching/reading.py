@@ -14,6 +14,8 @@ from torch import Tensor
 MOST = 1 << 19
 """Elements of the logits that are read; beyond, the first samples, and of one that is longer its first positions."""
 LEAST_ROWS = 4
+TELLING = 0.998
+"""Where every row is as good as certain of a class, a margin loss has the same gradient: at least one is not."""
 SHARP = 1e-3
 """A row in which 1 - p is below this for some class has a gradient too small to be told from rounding."""
 
@@ -35,6 +37,8 @@ class Reading:
     counted: int
     uniform: bool
     share: float | None
+    half: bool
+    """Whether the gradient is of float16, which is hardly used without a scaled loss."""
 
     @property
     def classes(self) -> int:
@@ -82,8 +86,9 @@ def _read(output: Tensor, gradient: Tensor) -> Reading | None:
     if int(alive.sum()) < LEAST_ROWS or bool((g.sum(-1).abs() > (rough + 1e-5) * g.abs().sum(-1) + 1e-30)[alive].any()):
         return None
     p = x.softmax(-1)
-    soft = alive & (p.amax(-1) < 1 - SHARP)
-    if int(soft.sum()) < LEAST_ROWS:
+    at_target = p.gather(-1, g.argmin(-1, keepdim=True)).squeeze(-1)
+    soft = alive & (at_target < 1 - SHARP)
+    if int(soft.sum()) < LEAST_ROWS or not bool((soft & (p.amax(-1) < TELLING)).any()):
         return None
     fitted = _fit(p, g, size, soft, rough, 0.0)
     smoothing = 0.0
@@ -106,7 +111,7 @@ def _read(output: Tensor, gradient: Tensor) -> Reading | None:
         share = float(w.median()) * counted if uniform else (float(weight[counts].sum()) if whole else None)
     return Reading(
         x, p, torch.where(counts, target, -1), torch.where(counts, weight, 0.0), smoothing,
-        output[..., 0].numel(), counted, uniform, share,
+        output[..., 0].numel(), counted, uniform, share, gradient.dtype is torch.float16,
     )  # fmt: skip
 
 
@@ -121,6 +126,30 @@ def _fit(
     rest = (g - weight.unsqueeze(-1) * d).abs().amax(-1)
     fits = (rest <= rough * size + 1e-6 * weight.abs()) & (weight > 0)
     return (target, weight) if bool(fits[soft].all()) else None
+
+
+def read_squashed(output: Tensor, gradient: Tensor) -> bool:
+    """Whether the gradient is that of a cross-entropy of the softmax of the outputs: a softmax of a softmax."""
+    if output.shape != gradient.shape or output.ndim < 2 or output.shape[-1] < 3:
+        return False
+    x, g = part(output).double(), part(gradient).double()
+    alive = g.any(-1)
+    x, g = x[alive], g[alive]
+    if len(x) < LEAST_ROWS or not bool(x.isfinite().all() & g.isfinite().all()):
+        return False
+    p = x.softmax(-1)
+    ranked = p.sort(-1, descending=True).values
+    telling = (ranked[:, 2] > 0.02) & (ranked[:, 0] - ranked[:, -1] > 0.02)  # rows of one or two classes fit anything
+    if int(telling.sum()) < LEAST_ROWS:
+        return False
+    p, g = p[telling], g[telling]
+    d = p.softmax(-1)
+    d.scatter_add_(-1, g.argmin(-1, keepdim=True), torch.full_like(d[..., :1], -1.0))
+    d = p * (d - (p * d).sum(-1, keepdim=True))
+    weight = (g * d).sum(-1) / (d * d).sum(-1).clamp_min(1e-300)
+    rest = (g - weight.unsqueeze(-1) * d).abs().amax(-1)
+    rough = tolerance(gradient.dtype)
+    return bool(((rest <= 3 * rough * g.abs().amax(-1)) & (weight > 0)).all())
 
 
 def _smoothing(p: Tensor, g: Tensor, soft: Tensor) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from karat.invariants.run.spec import Spec
+from karat.invariants.runtime.preflight.keep import Kept
 from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.probed import Call
 from karat.invariants.runtime.preflight.trees import Path
@@ -36,6 +37,8 @@ class Replay:
         self.notes: dict[str, Any] = {}
         self.jittered = False
         self._path = captured.main
+        self._autocast = not captured.autocast
+        self._kept = Kept(captured.module, (), (captured.args, captured.kwargs), parameters=False)
         self._moved: list[tuple[Tensor, Tensor]] = []
 
     def forward(
@@ -43,7 +46,6 @@ class Replay:
         watched: Mapping[str, nn.Module] | None = None, seen: Callable[[str, Any, Any], None] | None = None,
     ) -> Call | None:  # fmt: skip
         """One forward. Infinities in the output, as of masked classes, count as 0; NotRun where it is not a number."""
-        modes = {module: module.training for module in self.model.modules()}
         given = {path: t.detach().clone() for path, t in self.captured.inputs.items()}
         given.update(edits or {})
         hooks = [
@@ -51,18 +53,28 @@ class Replay:
             if module is not self.model and seen is not None
         ]  # fmt: skip
         try:
-            outputs = self.captured.again(given, training=self._mode(training), seed=seed)
+            outputs = self._again(given, self._mode(training), seed)
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, mode in modes.items():
-                module.training = mode
+            self._kept.put_back()  # modes and buffers: each forward starts from the same
         output = outputs.get(self._path) if self._path is not None else None
         if output is not None:
             if bool(output.isnan().any()):
                 raise NotRun("the output of a replay is not a number")
             output = torch.where(output.isinf(), 0.0, output)
         return Call(self.captured.args, self.captured.kwargs, output, tuple(outputs.values()))
+
+    def _again(self, given: dict[Path, Tensor], training: bool | None, seed: int) -> dict[Path, Tensor]:
+        """Without autocast, where it runs so: in float32 a change is told from rounding much better."""
+        if self._autocast:
+            return self.captured.again(given, training=training, seed=seed)
+        try:
+            return self.captured.again(given, training=training, seed=seed, autocast=False)
+        except Exception:
+            self._autocast = True
+            self._kept.put_back()
+            return self.captured.again(given, training=training, seed=seed)
 
     def outputs(self) -> dict[Path, Tensor]:
         """All outputs of one forward in the modes that there are."""

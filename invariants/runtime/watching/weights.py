@@ -114,6 +114,8 @@ def judged(loop: Loop, moment: Moment, reading: Reading, weights: Weights) -> No
         share.share /= weights.scale
     if loop.spec.accumulation is not None:
         _accumulated(loop, moment, shares, weights)
+    if reading.half and loop.scaler is None:
+        return  # the scale of the loss is not known
     if len(shares) == 1:
         _reduced(loop, moment, first, reading)
     else:

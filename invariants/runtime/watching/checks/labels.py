@@ -19,9 +19,11 @@ from karat.invariants.runtime.watching.reading import Reading
 from karat.invariants.runtime.watching.tokens import counted_padding, relation, token_inputs, trailing
 
 MOST_CLASSES = 1000
-PER_CLASS = 40
+PER_CLASS = 24
 """Labels to each declared class, after which one that never occurred is missed."""
-FEW_LOOKS = 3
+FEW_LOOKS = 2
+BATCHES = 3
+"""Batches in which one token looks like padding before it is taken for it."""
 ONE_ONLY = {True: 40, False: 500}
 """Labels after which a single one is odd: of three classes or more, and of two."""
 SHIFTED = {
@@ -119,12 +121,12 @@ class Labels(Check):
             if held:
                 self._counted(loop, step, pad, count, held, "padding_idx of the model's embedding", Severity.WARN)
             return
-        if len(self._trailing) < FEW_LOOKS:
+        if len(self._trailing) < BATCHES:
             self._trailing.append(trailing(inputs, reading.targets))
             told = set(self._trailing)
-            if len(self._trailing) == FEW_LOOKS and len(told) == 1 and (token := told.pop()) is not None:
+            if len(self._trailing) == BATCHES and len(told) == 1 and (token := told.pop()) is not None:
                 count, held = counted_padding(inputs, reading.targets, token)
-                why = f"it fills the ends of sequences in {FEW_LOOKS} batches and stands nowhere else"
+                why = f"it fills the ends of sequences in {BATCHES} batches and stands nowhere else"
                 self._counted(loop, step, token, count, held, why, Severity.WARN)
 
     def _declared_padding(self, loop: Loop, step: int, inputs: Tensor, targets: Tensor) -> None:
@@ -187,7 +189,8 @@ class Labels(Check):
             text = f"all {count} labels seen so far are {only}: one class only"
         elif declared is not None and size and declared <= len(total) and count >= PER_CLASS * declared:
             missing = [k for k in range(declared) if not total[k]]
-            text = f"of {declared} classes {missing[:8]} never occurred in {count} labels" if missing else ""
+            many = len(missing) >= max(2, declared / 4)  # one or a few may be rare
+            text = f"of {declared} classes {missing[:8]} never occurred in {count} labels" if many else ""
         else:
             text = ""
         if kinds > 1 and not text and count < PER_CLASS * (declared or 0):

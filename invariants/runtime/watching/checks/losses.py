@@ -6,6 +6,7 @@ Read in the first steps, every K, and every LIGHT steps; see reading.py for how.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,18 +19,25 @@ from karat.invariants.run.run29_softmax import RULE as SOFTMAX
 from karat.invariants.run.run36_collapse import RULE as COLLAPSE
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
 from karat.invariants.runtime.preflight.first_loss import FAR, LOW
-from karat.invariants.runtime.preflight.trees import leaves, spelled
+from karat.invariants.runtime.preflight.trees import spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, simplex
+from karat.invariants.runtime.watching.outputs import certain, differ, spread_of
+from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
 from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
 from karat.invariants.runtime.watching.weights import Weights, judged
 
 LIGHT = 8
 """Steps between two looks that cost one pass over the outputs."""
 MOST_OUTPUTS = 4
+EARLY = 3
+"""Looks at the start, against which later ones are compared."""
+SHRUNK = 0.06
+LEFT = 0.1
+"""Of a logged entropy, over its mean of the first ten."""
+FIRST_ENTROPIES = 10
 
 
 class Losses(Check):
@@ -39,7 +47,8 @@ class Losses(Check):
     def __init__(self) -> None:
         self._versions: dict[Any, int] = {}
         self._first: set[str] = set()
-        self._varied: set[str] = set()
+        self._entropies: dict[str, list[float]] = {}
+        self._spreads: dict[str, list[float]] = {}
         self._resumed: dict[int, bool] = {}
         self._weights = Weights()
         self._why = "no output of the model with a gradient was seen"
@@ -82,7 +91,7 @@ class Losses(Check):
         self._softmax(loop, moment, captured, reading)
         if captured.root not in self._first:
             self._first.add(captured.root)
-            if moment.step == 0:
+            if moment.step == 0 and not loop.spec.pretrained and not self._resumed.get(moment.index, False):
                 self._first_loss(loop, moment, reading)
         if loop.dense(moment.step):
             judged(loop, moment, reading, self._weights)
@@ -90,8 +99,7 @@ class Losses(Check):
     # -- 28 -----------------------------------------------------------------------------------------------------------
 
     def _first_loss(self, loop: Loop, moment: Moment, reading: Reading) -> None:
-        known = loop.spec.pretrained or self._resumed.get(moment.index, False)
-        declared = loop.spec.classes == reading.classes and not known
+        declared = loop.spec.classes == reading.classes
         loss, even = reading.loss, math.log(reading.classes)
         evidence = f"first cross-entropy {loss:.4g} nats, ln {reading.classes} = {even:.4g}, {reading.counted} targets"
         held = loop.judge(
@@ -129,6 +137,8 @@ class Losses(Check):
         path = captured.main
         if path is None or path not in captured.gradients:
             return
+        if self._squashed(loop, moment, captured):
+            return
         reading = read_binary(captured.outputs[path], captured.gradients[path])
         if reading is None:
             self._linear(loop, moment, captured)
@@ -143,6 +153,25 @@ class Losses(Check):
                 "evidence": f"outputs from {low:.3g} to {high:.3g}, gradient w (sigmoid(output) - y)",
             },
         )  # fmt: skip
+
+    def _squashed(self, loop: Loop, moment: Moment, captured: Captured) -> bool:
+        """A softmax between the outputs and a loss that takes logits; and a softmax over one output."""
+        path = captured.main or ()
+        x = captured.outputs[path]
+        twice = read_squashed(x, captured.gradients[path])
+        alone = x.ndim > 1 and x.shape[-1] == 1 and bool((x == 1).all()) and _last_function(captured, loop) == "softmax"
+        if not twice and not alone:
+            return False
+        message = (
+            "the loop takes the softmax of the outputs and the loss another. Give the loss the logits"
+            if twice
+            else "a softmax over one output is 1 for every input: it takes a sigmoid, or two outputs"
+        )
+        evidence = "gradient of cross_entropy(softmax(output))" if twice else f"outputs {tuple(x.shape)}, all exactly 1"
+        loop.judge(
+            SOFTMAX, moment.step, SOFTMAX.margin(1.0, 0.0), lambda: {"message": message, "evidence": evidence}
+        )  # fmt: skip
+        return True
 
     def _linear(self, loop: Loop, moment: Moment, captured: Captured) -> None:
         """The gradient of nll_loss is the same in every row and at the target alone; it is meant for log-probabilities."""
@@ -201,30 +230,44 @@ class Losses(Check):
         if path is None:
             return
         x = captured.outputs[path]
-        if x.ndim < 1 or x.shape[0] < 4 or not _differ(captured, x.shape[0]):
+        if x.ndim < 1 or x.shape[0] < 4 or not differ(captured, x.shape[0]):
             return
-        x = part(x).detach().float().flatten(1) if x.ndim > 1 else x.detach().float().unsqueeze(1)
-        size, spread = float(x.abs().max()), float((x - x[:1]).abs().max())
-        if not math.isfinite(size):
+        seen = spread_of(x)
+        if not math.isfinite(seen.size):
             return
-        same = spread <= 4 * torch.finfo(captured.outputs[path].dtype).eps * size
-        if not same:
-            self._varied.add(captured.root)
-        message = f"the outputs are the same for all {captured.outputs[path].shape[0]} samples of a batch that differ"
-        evidence = f"largest difference {spread:.3g}, largest output {size:.3g}"
-        reading = captured.readings.get(path)
-        if not same and reading is not None and (name := _certain(reading)) is not None:
-            same, evidence = (
-                True,
-                f"probability of class {name} above 0.9999 in every row, {reading.counted} targets differ",
-            )
-            message = f"the model is certain of class {name} for every input, whatever the target"
-        if same and captured.root not in self._varied and moment.step < LIGHT:
-            return  # a head of zeros that has not moved yet
-        loop.judge(
-            COLLAPSE, moment.step, COLLAPSE.margin(float(same), 0.0),
-            lambda: {"message": message, "where": captured.root, "evidence": evidence},
-        )  # fmt: skip
+        before = self._spreads.setdefault(captured.root, [])
+        shrunk = len(before) == EARLY and seen.typical < min(SHRUNK * min(before), 0.05 * seen.size)
+        if len(before) < EARLY and not seen.equal:
+            before.append(seen.typical)
+        message, evidence = "", f"spread over the samples {seen.typical:.3g}, largest output {seen.size:.3g}"
+        if seen.equal and (before or moment.step >= LIGHT):  # before that, a head of zeros that has not moved yet
+            message = f"the outputs are the same for all {x.shape[0]} samples of a batch that differ"
+        elif shrunk:
+            message = f"the outputs differ by {seen.typical:.2g} between samples, {min(before):.2g} at the start: they collapse"
+        elif (name := certain(captured, path)) is not None:
+            message = f"the model is certain of class {name} for all {x.shape[0]} samples, whatever they are"
+        if not seen.equal or message:
+            loop.judge(
+                COLLAPSE, moment.step, COLLAPSE.margin(float(bool(message)), 0.0),
+                lambda: {"message": message, "where": captured.root, "evidence": evidence},
+            )  # fmt: skip
+
+    def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
+        """An entropy that the loop logs as a number."""
+        for name, value in logged.items():
+            if "entropy" not in name or "cross" in name or not isinstance(value, float) or not math.isfinite(value):
+                continue
+            held = self._entropies.setdefault(name, [])
+            if len(held) < FIRST_ENTROPIES:
+                held.append(value)
+                continue
+            start = sum(held) / len(held)
+            if start > 0:
+                message = f"the logged {name} fell from {start:.3g} to {value:.3g}: the policy is certain of everything"
+                loop.judge(
+                    COLLAPSE, loop.step, COLLAPSE.margin(float(0 <= value < LEFT * start), 0.0),
+                    lambda message=message, name=name: {"message": message, "where": name},  # type: ignore[misc]
+                )  # fmt: skip
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._weights.end()
@@ -240,23 +283,6 @@ class Losses(Check):
     def drop(self) -> None:
         self._weights.end()
         self._versions = {}
-
-
-def _certain(reading: Reading) -> int | None:
-    """The one class that has all the probability in every row although the targets are several."""
-    chosen = reading.probabilities.amax(-1)
-    if float(chosen.min()) < 0.9999:
-        return None
-    classes = reading.probabilities.argmax(-1).unique()
-    return int(classes[0]) if len(classes) == 1 and len(reading.targets[reading.counts].unique()) > 1 else None
-
-
-def _differ(captured: Captured, size: int) -> bool:
-    """Whether the samples of the batch differ in some input."""
-    for _, t in leaves((captured.args, captured.kwargs)):
-        if t.ndim and t.shape[0] == size and t.dtype is not torch.bool and bool((t != t[:1]).any()):
-            return True
-    return False
 
 
 def _last_function(captured: Captured, loop: Loop) -> str:

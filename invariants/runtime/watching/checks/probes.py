@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from karat.invariants.run.rule import Rule, Severity
 from karat.invariants.run.run23_causality import RULE as CAUSALITY
@@ -18,20 +19,23 @@ from karat.invariants.run.run25_eval_determinism import RULE as EVAL
 from karat.invariants.run.run27_dropout import RULE as DROPOUT
 from karat.invariants.run.run30_twins import RULE as TWINS
 from karat.invariants.run.run31_inputs import RULE as INPUTS
+from karat.invariants.run.run36_collapse import RULE as COLLAPSE
 from karat.invariants.run.run39_targets import RULE as TARGETS
 from karat.invariants.runtime.preflight import batches, causality, modes, positions, twins
 from karat.invariants.runtime.preflight.inputs import answer, jittered, others
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, some
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions, mixes
 from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.outputs import differ, spread_of
 from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
 from karat.invariants.runtime.watching.tokens import relation, token_inputs
 
 ANSWER = 0.05
 """The effect of a target on its own output, over that of the input at the same position, from which on it is an answer."""
 MOST_DROPPED = 0.8
+MOST_COMPARED = 1 << 16
 
 
 class Probes(Check):
@@ -74,13 +78,14 @@ class Probes(Check):
         self._say(loop, EVAL, step, lambda: modes.look_at_eval(replay))
         self._say(loop, DROPOUT, step, lambda: _dropout(replay, functions))
         if first:
-            self._say(loop, TWINS, step, lambda: twins.look(replay))
+            self._say(loop, TWINS, step, lambda: _twins(replay))
         if replay.may_jitter:
             self._awake.add(replay.captured.root)
+            self._say(loop, COLLAPSE, step, lambda: _one_answer(replay))
         self._say(loop, CAUSALITY, step, lambda: _causality(replay, told))
         if replay.may_jitter or step >= 2:
             self._say(loop, INPUTS, step, lambda: _inputs(replay, functions))
-        self._say(loop, BATCH, step, lambda: batches.look(replay))
+        self._say(loop, BATCH, step, lambda: _batches(replay))
         if told == "same" and loop.spec.causal is None:
             self._say(loop, TARGETS, step, lambda: _copies(replay))
 
@@ -139,6 +144,46 @@ def _told(replay: Replay) -> str:
     return ""
 
 
+def _one_answer(replay: Replay) -> Outcome:
+    """Whether outputs are the same for samples that differ, with noise on all weights, so that no zero explains it."""
+    _, base = jittered(replay)
+    if not base.ndim or base.shape[0] < 4 or not differ(replay.captured, base.shape[0]):
+        raise NotRun("a batch of fewer than four samples, or of equal ones")
+    if not spread_of(base).equal or float(base.abs().max()) == 0:
+        return Held("outputs differ between samples")
+    message = f"the outputs are the same for all {base.shape[0]} samples of a batch that differ, whatever the weights"
+    return [causality.RULE.warn(message, replay.captured.root, evidence="noise on all weights changes nothing of it")]
+
+
+def _twins(replay: Replay) -> Outcome:
+    """As in preflight; and slices of a parameter that are equal and get equal gradients."""
+    found = []
+    for name, p in replay.trainable.items():
+        g = p.grad
+        if g is None or p.ndim < 2 or p.numel() > MOST_COMPARED or g.layout is not torch.strided or p.is_complex():
+            continue
+        for axis, size in enumerate(p.shape):
+            value, slope = p.detach().transpose(0, axis), g.detach().transpose(0, axis)
+            if size > 1 and bool((value == value[:1]).all() and (slope == slope[:1]).all() and slope.any()):
+                message = f"all {size} slices of {name} along axis {axis} are equal and get equal gradients: they stay one"
+                found.append(twins.RULE.warn(message, name, evidence="equal bits in value and gradient"))
+                break
+    outcome = twins.look(replay)
+    return [*found, *outcome] if isinstance(outcome, list) else (found or outcome)
+
+
+def _batches(replay: Replay) -> Outcome:
+    """As in preflight; where it is declared, batch norm that acts in training is named too."""
+    outcome = batches.look(replay)
+    if not replay.spec.batch_independent or not isinstance(outcome, Held):
+        return outcome
+    norms = [n for n, m in replay.model.named_modules() if isinstance(m, _BatchNorm) and m.training]
+    if not norms:
+        return outcome
+    message = f"in train mode samples see each other through {some(norms)}; in eval mode they do not"
+    return [batches.RULE.warn(message, norms[0], evidence="batch norm in train mode, Spec(batch_independent=True)")]
+
+
 def _causality(replay: Replay, told: str) -> Outcome:
     """As in preflight; where the targets were read off the gradient, an output that depends on its own target fails."""
     outcome = causality.look(replay)
@@ -180,6 +225,12 @@ def _answer_read(replay: Replay) -> tuple[float, int]:
 
 def _inputs(replay: Replay, functions: Functions) -> Outcome:
     """As in preflight; positions need not mix in a model that has nothing to mix them with."""
+    reading = replay.captured.readings.get(replay.captured.main or ())
+    batched = [t for t in replay.captured.inputs.values() if t.ndim and reading is not None and len(t) == reading.rows]
+    several = reading is not None and reading.rows >= 4 and len(reading.targets.unique()) > 1
+    if reading is not None and several and batched and all(bool((t == t[:1]).all()) for t in batched):
+        message = f"all {reading.rows} samples of the inputs are the same, their targets are not"
+        return [positions.RULE.warn(message, evidence="equal bits in every input of the batch")]
     if functions.lengths and all(lengths == (1, 1) for lengths in functions.lengths) and not _single(replay):
         message = (
             f"all {len(functions.lengths)} attentions run over one position: each position sees itself alone "
