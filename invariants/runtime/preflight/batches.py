@@ -14,15 +14,15 @@ from karat.invariants.runtime.preflight.inputs import (
     time_is_second,
 )
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probed import Probed
 from karat.invariants.runtime.preflight.report import Severity
-from karat.invariants.runtime.preflight.subject import Subject
 from karat.invariants.runtime.preflight.traces import first_difference, roughly
 from karat.invariants.runtime.preflight.trees import Path
 
 RULE = Rule("RUN-BATCH", "batch-independence")
 
 
-def look(subject: Subject) -> Outcome:
+def look(subject: Probed) -> Outcome:
     """The first sample is replaced, with noise on all weights; the outputs of the others must stay as they are."""
     if subject.spec.batch_independent is False:
         raise NotRun("Spec(batch_independent=False)")
@@ -57,7 +57,7 @@ def _edited(x: Tensor, axis: int) -> Tensor:
     return changed
 
 
-def _batch_is_second(subject: Subject, inputs: dict[Path, Tensor], base: Tensor) -> bool:
+def _batch_is_second(subject: Probed, inputs: dict[Path, Tensor], base: Tensor) -> bool:
     """Whether the second axis behaves like samples: replacing its first entry leaves the others as they are."""
     if any(x.ndim == 2 and time_is_second(subject, x) for x in inputs.values()):
         return False
@@ -68,7 +68,7 @@ def _batch_is_second(subject: Subject, inputs: dict[Path, Tensor], base: Tensor)
     return bool((changed - base)[:, 1:].abs().max() <= roughly(base))
 
 
-def _where(subject: Subject, edits: dict[Path, Tensor], size: int) -> str:
+def _where(subject: Probed, edits: dict[Path, Tensor], size: int) -> str:
     def differ(a: Tensor, b: Tensor) -> bool:
         return bool(a.ndim and a.shape[0] == size and (a - b)[1:].abs().max() > roughly(a))
 

@@ -6,20 +6,20 @@ import torch
 
 from karat.invariants.runtime.preflight.inputs import answer, differs_by_itself, jittered, next_token, others, sequence
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probed import Probed
 from karat.invariants.runtime.preflight.report import Severity
-from karat.invariants.runtime.preflight.subject import Subject
 from karat.invariants.runtime.preflight.traces import first_difference, roughly
 from karat.invariants.runtime.preflight.trees import Path, spelled
 
 RULE = Rule("RUN-CAUSAL", "causality")
 
 
-def look(subject: Subject) -> Outcome:
+def look(subject: Probed) -> Outcome:
     """Every input after t is replaced, for three t, with noise on all weights; outputs up to t must stay as they are."""
     if subject.spec.causal is False:
         raise NotRun("Spec(causal=False)")
     call, base = jittered(subject)
-    path, x = sequence(call, base)
+    path, x = sequence(subject, call, base)
     if subject.spec.causal is None and not next_token(subject, x):
         raise NotRun("not declared, and the targets are not the inputs shifted by one; Spec(causal=True) checks it")
     length, allowed = x.shape[1], roughly(base)
@@ -45,12 +45,16 @@ def _edited(x: torch.Tensor, cut: int) -> torch.Tensor:
     return changed
 
 
-def _leak(subject: Subject, path: Path, x: torch.Tensor, base: torch.Tensor, cut: int) -> float:
-    difference = (answer(subject, {path: _edited(x, cut)}) - base)[:, : cut + 1].abs().max()
-    return float(difference) if bool(difference.isfinite()) else float("inf")
+def _leak(subject: Probed, path: Path, x: torch.Tensor, base: torch.Tensor, cut: int) -> float:
+    difference = (answer(subject, {path: _edited(x, cut)}) - base)[:, : cut + 1].abs()
+    counted = subject.notes.get("counted")
+    if counted is not None and not subject.spec.causal:  # declared, it is to hold for what does not count too
+        difference = difference[counted[:, : cut + 1]]
+    largest = difference.max() if difference.numel() else difference.sum()
+    return float(largest) if bool(largest.isfinite()) else float("inf")
 
 
-def _where(subject: Subject, path: Path, x: torch.Tensor, cut: int) -> str:
+def _where(subject: Probed, path: Path, x: torch.Tensor, cut: int) -> str:
     def differ(a: torch.Tensor, b: torch.Tensor) -> bool:
         if a.ndim < 2 or a.shape[:2] != x.shape[:2]:
             return False

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from karat.invariants.runtime.preflight.probe import NotRun
-from karat.invariants.runtime.preflight.subject import Call, Subject
+from karat.invariants.runtime.preflight.probed import Call, Probed
 from karat.invariants.runtime.preflight.trees import Path, leaves
 
 OTHER_THAN_TOKENS = ("mask", "label", "target", "type", "position", "length", "cache", "index")
@@ -17,7 +17,7 @@ NO_CALL = (
 )
 
 
-def called(subject: Subject) -> tuple[Call, Tensor]:
+def called(subject: Probed) -> tuple[Call, Tensor]:
     """The network's call and main output in eval mode; NotRun when there is none."""
     call = subject.forward()
     if call is None:
@@ -27,7 +27,7 @@ def called(subject: Subject) -> tuple[Call, Tensor]:
     return call, call.output
 
 
-def jittered(subject: Subject) -> tuple[Call, Tensor]:
+def jittered(subject: Probed) -> tuple[Call, Tensor]:
     """The same with noise on all weights, under which the model is left."""
     subject.jitter()
     if "jittered" not in subject.notes:
@@ -38,7 +38,7 @@ def jittered(subject: Subject) -> tuple[Call, Tensor]:
 
 
 def answer(
-    subject: Subject, edits: dict[Path, Tensor] | None = None, *, seed: int = 0, training: bool = False
+    subject: Probed, edits: dict[Path, Tensor] | None = None, *, seed: int = 0, training: bool = False
 ) -> Tensor:
     """The main output, once `called` has shown that there is one."""
     call = subject.forward(edits, seed=seed, training=training)
@@ -47,14 +47,15 @@ def answer(
     return call.output
 
 
-def differs_by_itself(subject: Subject, base: Tensor) -> float:
+def differs_by_itself(subject: Probed, base: Tensor) -> float:
     """How far two forwards with equal inputs differ: what a comparison must allow beside rounding."""
     again = answer(subject)
     return 4 * float((again - base).abs().max()) if again.shape == base.shape else float("inf")
 
 
-def sequence(call: Call, output: Tensor) -> tuple[Path, Tensor]:
-    """The input (B, T) of tokens, or (B, T, features), to which the output (B, T, …) belongs; NotRun without one."""
+def sequence(subject: Probed, call: Call, output: Tensor) -> tuple[Path, Tensor]:
+    """The input (B, T) of tokens, or (B, T, features), to which the output (B, T, …) belongs; NotRun without one, and
+    where there are several and nothing tells which."""
     fits = [
         (path, t) for path, t in call.inputs.items()
         if t.ndim >= 2 and output.ndim >= 2 and t.shape[:2] == output.shape[:2] and t.dtype is not torch.bool
@@ -64,16 +65,44 @@ def sequence(call: Call, output: Tensor) -> tuple[Path, Tensor]:
     features = [(path, t) for path, t in fits if t.is_floating_point() and t.ndim == 3 and output.ndim == 3]
     if not tokens and not features:
         raise NotRun("no input (batch, time) whose first two axes are those of the output: not a model of tokens")
-    found = (tokens or features)[0]
+    found = _the_one(subject, tokens or features)
     if found[1].shape[1] < 2:
         raise NotRun("sequences of length 1: there is no other position to look at")
+    if not changeable(found[1]):
+        raise NotRun("the sequences hold one token alone: there is no other to put in its place")
     return found
 
 
-def next_token(subject: Subject, tokens: Tensor) -> bool:
+def _the_one(subject: Probed, fits: list[tuple[Path, Tensor]]) -> tuple[Path, Tensor]:
+    """Of several inputs of one shape, as of an encoder and a decoder, that whose shift the targets are."""
+    known = [(path, t) for path, t in fits if path == subject.notes.get("sequence")]
+    varied = [(path, t) for path, t in fits if t.is_floating_point() or _kinds(t) > 2] or fits
+    several = known or varied
+    if len(several) > 1:
+        several = [(path, t) for path, t in several if next_token(subject, t)]
+    if len(several) != 1:
+        raise NotRun("several inputs have the shape of the output: which of them the outputs belong to is not known")
+    return several[0]
+
+
+def _kinds(t: Tensor) -> int:
+    """How many distinct values there are, counted up to three."""
+    low, high = t.min(), t.max()
+    return int(low != high) + 1 + int(bool(((t != low) & (t != high)).any()))
+
+
+def changeable(x: Tensor) -> bool:
+    """Whether another value can be put in place of each without leaving the values that were seen: a token that the
+    batch does not hold may not be one of the model's."""
+    return x.numel() > 0 and (bool(x.isfinite().all()) if x.is_floating_point() else _kinds(x) > 1)
+
+
+def next_token(subject: Probed, tokens: Tensor) -> bool:
     """Whether the batch holds the same tokens shifted by one, or in one tensor with one more at the end."""
     if tokens.is_floating_point():
         return False
+    if "next token" in subject.notes:
+        return bool(subject.notes["next token"])
     for path, t in leaves(subject.batch):
         if t.ndim != 2 or t.is_floating_point() or t.shape[0] != tokens.shape[0]:
             continue
@@ -86,24 +115,36 @@ def next_token(subject: Subject, tokens: Tensor) -> bool:
     return False
 
 
-def time_is_second(subject: Subject, tokens: Tensor) -> bool:
+def time_is_second(subject: Probed, tokens: Tensor) -> bool:
     """Whether the axes of a sequence are known to be (batch, time): declared, or from targets shifted along the second."""
     spec = subject.spec
     return bool(spec.causal or spec.batch_independent) or next_token(subject, tokens)
 
 
 def others(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A value of the same kind that differs at every place: another token of the same batch, or noise on a number."""
+    """A value of the same kind that differs nearly everywhere: another token of the same batch, or noise on a number
+    that keeps to the range of the others. For what is `changeable`; what is not comes back as it is."""
     if x.is_floating_point():
+        low, high = float(x.float().min()), float(x.float().max())
         size = float(x.float().std()) if x.numel() > 1 else 0.0
-        noise = torch.randn(x.shape, generator=generator) * (size + 1e-2 * float(x.float().abs().max()) + 1e-3)
-        return x + noise.to(x.device, x.dtype)
+        noise = torch.randn(x.shape, generator=generator) * (size + 1e-2 * max(abs(low), abs(high)) + 1e-3)
+        moved = x + noise.to(x.device, x.dtype)
+        return moved.clamp(low, high) if low < high else moved
     values = torch.unique(x)
     if len(values) < 2:
-        return torch.where(x > 0, x - 1, x + 1)
+        return x.clone()
     shift = torch.randint(1, len(values), x.shape, generator=generator).to(x.device)
     replacement: Tensor = values[(torch.searchsorted(values, x) + shift) % len(values)]
     return replacement
+
+
+def structural(x: Tensor, size: int) -> bool:
+    """Whether whole numbers look like offsets, edges or lengths of a structure, that may not be replaced by others."""
+    if x.is_floating_point():
+        return False
+    if x.ndim == 1:
+        return x.shape[0] != size or (size > 1 and bool((x[1:] >= x[:-1]).all()))
+    return x.ndim != 2 or x.shape[0] != size
 
 
 def batch_inputs(call: Call, output: Tensor, declared: bool) -> dict[Path, Tensor]:
@@ -116,7 +157,12 @@ def batch_inputs(call: Call, output: Tensor, declared: bool) -> dict[Path, Tenso
         raise NotRun("the output is a table of samples against samples, as of a contrastive loss")
     if size < 2:
         raise NotRun("a batch of one sample: pass two or more")
-    moved = {path: t for path, t in sized.items() if t.shape[0] == size and t.dtype is not torch.bool}
+    if not declared and any(t.shape == (size, size) for t in sized.values()):
+        raise NotRun("an input is a table of samples against samples, as of a graph")
+    moved = {
+        path: t for path, t in sized.items()
+        if t.shape[0] == size and t.dtype is not torch.bool and changeable(t) and not structural(t, size)
+    }  # fmt: skip
     odd = [t for t in sized.values() if t.shape[0] != size]
     if not moved or any(not t.is_floating_point() for t in odd):
         raise NotRun("the first axis of inputs and output is not the batch's alone (a graph, or time first)")

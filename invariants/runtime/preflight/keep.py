@@ -2,8 +2,8 @@
 
 Kept are the parameters of model and optimizers with their gradients and requires_grad, buffers, the attributes of
 every module (train and eval mode are among them), the optimizers' states and groups, the tensors of the batch, and the
-generators of Python, NumPy and torch. An attribute that is a list, set or dictionary is kept with its members; what
-lies deeper in objects of the user's own, or outside model, optimizers and batch, is not.
+generators of Python, NumPy and torch. An attribute that is a list, set or dictionary is kept with its members, and so is
+an object of a class from the package of one of the modules; what lies outside model, optimizers and batch is not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _KeptTensor:
     """One tensor: its storage and bits; for a leaf also its gradient and whether it asks for one."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self._tensor, self._storage = tensor, tensor.detach()
+        self._tensor, self._storage = tensor, tensor.data  # no version is counted up: a graph may be alive
         self._bits = self._storage.clone()
         self._asks = tensor.requires_grad if tensor.is_leaf else None
         self._grad = tensor.grad if tensor.is_leaf else None
@@ -47,10 +47,11 @@ class _KeptTensor:
 
 
 class _Walk:
-    """Collects what hangs below a dictionary of attributes: containers with their members, tensors, generators."""
+    """Collects what hangs below a dictionary of attributes: containers with their members, tensors, generators, and the
+    attributes of plain objects whose classes come from the packages `own`, the user's."""
 
-    def __init__(self, parameters: bool = True) -> None:
-        self._parameters = parameters
+    def __init__(self, parameters: bool = True, own: frozenset[str] = frozenset()) -> None:
+        self._parameters, self._own = parameters, own
         self.tensors: dict[int, Tensor] = {}
         self.containers: dict[int, tuple[Any, Any]] = {}
         self.generators: dict[int, tuple[Any, Any]] = {}
@@ -67,6 +68,11 @@ class _Walk:
             self.containers[id(value)] = (value, members)
             for member in members.values() if isinstance(members, dict) else members:
                 self.visit(member, depth + 1)
+        elif isinstance(value, tuple) and depth < DEPTH:
+            for member in value:
+                self.visit(member, depth + 1)
+        elif not isinstance(value, (nn.Module, type)) and _package(type(value)) in self._own:
+            self.visit(getattr(value, "__dict__", None), depth + 1)
 
 
 class Kept:
@@ -78,11 +84,13 @@ class Kept:
     def __init__(
         self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], batch: Any, *, parameters: bool = True
     ) -> None:
-        walk = _Walk(parameters)
-        for holder in (*model.modules(), *optimizers):
+        modules = list(model.modules())
+        walk = _Walk(parameters, frozenset(_package(type(module)) for module in modules) - {"torch"})
+        for holder in (*modules, *optimizers):
             walk.visit(holder.__dict__)
         for _, tensor in leaves(batch):
             walk.visit(tensor)
+        walk.visit(batch)
         self._containers, self._generators = list(walk.containers.values()), list(walk.generators.values())
         self._tensors = [_KeptTensor(tensor) for tensor in walk.tensors.values()]
         self._random = _random_state()
@@ -96,6 +104,10 @@ class Kept:
         for generator, state in self._generators:
             _set_generator(generator, state)
         _set_random(self._random)
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def seed_all(seed: int) -> None:

@@ -8,8 +8,8 @@ from torch import nn
 from karat.invariants.runtime.preflight.inputs import NO_CALL, answer, called
 from karat.invariants.runtime.preflight.listen import DropoutListener
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
+from karat.invariants.runtime.preflight.probed import Probed
 from karat.invariants.runtime.preflight.report import Severity
-from karat.invariants.runtime.preflight.subject import Subject
 from karat.invariants.runtime.preflight.traces import first_difference
 
 EVAL = Rule("RUN-EVAL", "eval-deterministic")
@@ -17,7 +17,7 @@ DROPOUT = Rule("RUN-DROPOUT", "dropout-in-train")
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def look_at_eval(subject: Subject) -> Outcome:
+def look_at_eval(subject: Probed) -> Outcome:
     """Two forwards in eval mode, with the generators seeded differently, must give the same bits."""
     if subject.spec.deterministic is False:
         raise NotRun("Spec(deterministic=False)")
@@ -44,7 +44,7 @@ def look_at_eval(subject: Subject) -> Outcome:
     return [EVAL.finding(severity, message, where, margin=-change, evidence=f"largest change {change:.3g}")]
 
 
-def look_at_dropout(subject: Subject) -> Outcome:
+def look_at_dropout(subject: Probed) -> Outcome:
     """Two forwards in train mode must differ where a module of dropout has p > 0, and none of them is left in eval."""
     drops = {n: m for n, m in subject.model.named_modules() if isinstance(m, DROPOUTS) and m.p > 0}
     if not drops:
@@ -70,7 +70,7 @@ def look_at_dropout(subject: Subject) -> Outcome:
     return Held(f"two forwards in train mode differ; {len(used)} modules of dropout called")
 
 
-def _trains(subject: Subject, name: str) -> bool:
+def _trains(subject: Probed, name: str) -> bool:
     """Whether the part that holds a module of dropout is trained: a frozen part may well stay in eval mode."""
     parent = name.rpartition(".")[0]
     return any(n.startswith(f"{parent}." if parent else "") for n in subject.trainable)

@@ -8,26 +8,29 @@ from torch import Tensor
 from karat.invariants.runtime.preflight.inputs import (
     OTHER_THAN_TOKENS,
     answer,
+    changeable,
     jittered,
     others,
     sequence,
+    structural,
     time_is_second,
 )
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probed import Call, Probed
 from karat.invariants.runtime.preflight.report import Finding
-from karat.invariants.runtime.preflight.subject import Call, Subject
 from karat.invariants.runtime.preflight.traces import roughly
 from karat.invariants.runtime.preflight.trees import Path, spelled
 
 RULE = Rule("RUN-INPUTS", "inputs-matter")
+OWN_POSITION = "each output depends on the input at its own position alone"
 
 
-def look(subject: Subject) -> Outcome:
+def look(subject: Probed) -> Outcome:
     """Each input is replaced as a whole, then single positions of the sequence, with noise on all weights."""
     call, base = jittered(subject)
     seen, findings = _positions(subject, call, base)
     idle = _without_effect(subject, call, base, seen)
-    tried = [path for path in _plain(call) if path not in idle]
+    tried = [path for path in _plain(call, base) if path not in idle]
     if not tried and not idle:
         raise NotRun("the network has no tensor input of numbers or tokens")
     if not tried:
@@ -42,20 +45,20 @@ def look(subject: Subject) -> Outcome:
     return findings or Held("the output changes with " + ", ".join(spelled(p[1:]) for p in tried))
 
 
-def _plain(call: Call) -> dict[Path, Tensor]:
+def _plain(call: Call, base: Tensor) -> dict[Path, Tensor]:
     """Inputs whose values may be replaced by others: no masks, labels or indices."""
     return {
         path: t for path, t in call.inputs.items()
         if t.numel() > 1 and t.dtype is not torch.bool and not t.is_complex()
         and not any(part in name for name in path for part in OTHER_THAN_TOKENS)
-        and (t.is_floating_point() or t.ndim <= 2)
+        and changeable(t) and not (base.ndim and structural(t, base.shape[0]))
     }  # fmt: skip
 
 
-def _without_effect(subject: Subject, call: Call, base: Tensor, seen: list[Path]) -> list[Path]:
+def _without_effect(subject: Probed, call: Call, base: Tensor, seen: list[Path]) -> list[Path]:
     generator = torch.Generator().manual_seed(4)
     idle = []
-    for path, x in _plain(call).items():
+    for path, x in _plain(call, base).items():
         if path in seen:
             continue
         changed = answer(subject, {path: others(x, generator)})
@@ -64,10 +67,10 @@ def _without_effect(subject: Subject, call: Call, base: Tensor, seen: list[Path]
     return idle
 
 
-def _positions(subject: Subject, call: Call, base: Tensor) -> tuple[list[Path], list[Finding]]:
+def _positions(subject: Probed, call: Call, base: Tensor) -> tuple[list[Path], list[Finding]]:
     """Whether a change at one position is seen at any other: the input that is, or what is wrong."""
     try:
-        path, x = sequence(call, base)
+        path, x = sequence(subject, call, base)
     except NotRun:
         return [], []
     generator, length = torch.Generator().manual_seed(5), x.shape[1]
@@ -85,7 +88,7 @@ def _positions(subject: Subject, call: Call, base: Tensor) -> tuple[list[Path], 
         if float((answer(subject, {path: changed}) - base)[1:].abs().max()) > roughly(base):
             return [path], []  # the first axis is the one that is mixed: time first, as nn.LSTM has it
     message = (
-        "each output depends on the input at its own position alone: nothing mixes positions "
+        f"{OWN_POSITION}: nothing mixes positions "
         "(an attention over a sequence of length one, axes exchanged, or a model without context)"
     )
     evidence = f"positions 0, {length // 2}, {length - 1} of {length} changed"

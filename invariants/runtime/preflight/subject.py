@@ -22,6 +22,7 @@ from karat.invariants.run.spec import Spec, covered
 from karat.invariants.runtime.preflight.keep import Kept, seed_all
 from karat.invariants.runtime.preflight.listen import Listener
 from karat.invariants.runtime.preflight.loss import First, Loss, Reach, SubjectError, dense_gradient, reach, read_loss
+from karat.invariants.runtime.preflight.probed import Call
 from karat.invariants.runtime.preflight.trees import Path, leaves, replaced
 
 LossFunction = Callable[[Any, Any], Any]
@@ -32,21 +33,6 @@ LEAST_JITTER = 0.02
 
 class _Enough(BaseException):
     """Ends loss_fn once the network has answered. No Exception, so that a loop's own handler does not take it."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """The network's first call: arguments, and the main output, which is the one called logits or the largest."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Tensor | None
-    outputs: tuple[Tensor, ...]
-
-    @property
-    def inputs(self) -> dict[Path, Tensor]:
-        """The tensors among the arguments."""
-        return dict(leaves((self.args, self.kwargs)))
 
 
 @dataclass

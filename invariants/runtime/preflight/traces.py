@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from karat.invariants.runtime.preflight.subject import Subject
+from karat.invariants.runtime.preflight.probed import Probed
 from karat.invariants.runtime.preflight.trees import Path, leaves
 
 Differ = Callable[[Tensor, Tensor], bool]
 
 
-def first_not_finite(subject: Subject) -> str:
+def first_not_finite(subject: Probed) -> str:
     """The first module, in the order in which they end, that gives NaN or an infinity; empty where none does."""
     found: list[str] = []
 
@@ -27,7 +27,7 @@ def first_not_finite(subject: Subject) -> str:
 
 
 def first_difference(
-    subject: Subject, differ: Differ, *, edits: Mapping[Path, Tensor] | None = None, seeds: tuple[int, int] = (0, 0)
+    subject: Probed, differ: Differ, *, edits: Mapping[Path, Tensor] | None = None, seeds: tuple[int, int] = (0, 0)
 ) -> str:
     """The first module whose outputs in two eval forwards `differ`; the second one has other inputs or another seed."""
     told: tuple[list[tuple[str, Tensor]], list[tuple[str, Tensor]]] = ([], [])
@@ -45,13 +45,14 @@ def first_difference(
     return ""
 
 
-def _inner(subject: Subject) -> dict[str, nn.Module]:
+def _inner(subject: Probed) -> dict[str, nn.Module]:
     """Every module but the network itself, whose own hook ends the forward."""
     return {name: module for name, module in subject.model.named_modules() if module is not subject.network}
 
 
 def roughly(a: Tensor) -> float:
-    """The rounding that a comparison of such outputs must allow: 256 ulp of the largest magnitude."""
+    """The rounding that a comparison of such outputs must allow: 256 ulp of the largest magnitude, 4 of those of 16 bits."""
     if not a.numel():
         return 0.0
-    return 256 * torch.finfo(a.dtype).eps * float(a.detach().abs().max())
+    ulps = 256 if torch.finfo(a.dtype).bits > 16 else 4
+    return ulps * torch.finfo(a.dtype).eps * float(a.detach().abs().max())

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
+from karat.invariants.runtime.preflight.probed import Probed
 from karat.invariants.runtime.preflight.report import Finding
-from karat.invariants.runtime.preflight.subject import Subject
 from karat.invariants.runtime.preflight.trees import leaves
 
 RULE = Rule("RUN-TWINS", "duplicated-branches")
@@ -17,7 +17,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 MOST_ELEMENTS = 2**26
 
 
-def look(subject: Subject) -> Outcome:
+def look(subject: Probed) -> Outcome:
     """Siblings of one class with equal inputs and equal outputs; rows of a weight that are equal and not zero."""
     findings = [*_siblings(subject), *_rows(subject)]
     layers = sum(isinstance(m, LAYERS) for m in subject.model.modules())
@@ -26,7 +26,7 @@ def look(subject: Subject) -> Outcome:
     return findings or Held(f"no two branches or units of {layers} layers are equal")
 
 
-def _siblings(subject: Subject) -> list[Finding]:
+def _siblings(subject: Probed) -> list[Finding]:
     modules = dict(subject.model.named_modules())
     families: dict[tuple[str, type], list[str]] = {}
     for name, module in modules.items():
@@ -60,7 +60,7 @@ def _equal(a: tuple[list[Tensor], list[Tensor]], b: tuple[list[Tensor], list[Ten
     return len(a[0]) == len(b[0]) and len(a[1]) == len(b[1]) and all(torch.equal(x, y) for x, y in pairs)
 
 
-def _rows(subject: Subject) -> list[Finding]:
+def _rows(subject: Probed) -> list[Finding]:
     findings = []
     for name, module in subject.model.named_modules():
         weight = module._parameters.get("weight") if isinstance(module, LAYERS) else None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.keep import Kept, seed_all
 from karat.invariants.runtime.preflight.trees import Path, leaves, replaced
+from karat.invariants.runtime.watching.reading import Reading
 
 _REPLAYS: list[object] = []
 
@@ -37,6 +38,8 @@ class Captured:
     training: bool
     autocast: tuple[tuple[str, torch.dtype], ...]
     gradients: dict[Path, Tensor] = field(default_factory=dict)
+    readings: dict[Path, Reading] = field(default_factory=dict)
+    """What the gradients tell of the loss, of the outputs that it is a cross-entropy of; see checks/losses.py."""
 
     @property
     def inputs(self) -> dict[Path, Tensor]:
@@ -66,17 +69,18 @@ class Captured:
             kept.put_back()
 
     def again(
-        self, edits: Mapping[Path, Tensor] | None = None, *, training: bool | None = None, seed: int = 0
-    ) -> dict[Path, Tensor]:
+        self, edits: Mapping[Path, Tensor] | None = None, *, training: bool | None = None, seed: int = 0,
+        autocast: bool = True,
+    ) -> dict[Path, Tensor]:  # fmt: skip
         """The outputs of the same forward with some inputs replaced, in eval or train mode (None: as modules are), with
-        the generators seeded; to be called inside `undisturbed`."""
+        the generators seeded; to be called inside `undisturbed`. autocast: as the loop had it, or off."""
         if training is not None:
             self.module.train(training)
         seed_all(seed)
         args, kwargs = replaced((self.args, self.kwargs), dict(edits or {}))
         with contextlib.ExitStack() as stack:
             for device, dtype in self.autocast:
-                stack.enter_context(torch.autocast(device, dtype=dtype))
+                stack.enter_context(torch.autocast(device, dtype=dtype, enabled=autocast))
             output = self.module(*args, **kwargs)
         return floating(output)
 

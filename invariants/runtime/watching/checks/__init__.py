@@ -5,9 +5,15 @@ from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.capture import Capture
 from karat.invariants.runtime.watching.checks.freshness import Freshness
 from karat.invariants.runtime.watching.checks.gradients import Gradients
+from karat.invariants.runtime.watching.checks.labels import Labels
+from karat.invariants.runtime.watching.checks.losses import Losses
+from karat.invariants.runtime.watching.checks.mode import Mode
+from karat.invariants.runtime.watching.checks.probes import Probes
 from karat.invariants.runtime.watching.checks.split import Split
 
-ORDER: tuple[type[Check], ...] = (Capture, Gradients, Freshness, StepBudget, Split)
+ORDER: tuple[type[Check], ...] = (
+    Capture, Gradients, Freshness, StepBudget, Split, Mode, Losses, Labels, Probes,
+)  # fmt: skip
 
 
 def every_check() -> list[Check]:

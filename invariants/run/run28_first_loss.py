@@ -1,0 +1,29 @@
+"""RUN-28 first-loss: the first cross-entropy is near ln(classes)."""
+
+from __future__ import annotations
+
+from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+RULE = Rule(
+    id="RUN-28",
+    slug="first-loss",
+    severity=Severity.FAIL,
+    statement="the first cross-entropy is at most twice that of guessing evenly, ln(classes), and a half",
+    why="logits that start too large spend the first steps on shrinking; targets of other classes never fit",
+    quantity="first cross-entropy",
+    unit="nats",
+    form=Form.AT_MOST,
+    seen_by=("watch", "preflight"),
+    when="first step",
+    limits=(
+        "FAIL only with Spec(classes=…) and without Spec(pretrained=True)",
+        "losses other than cross-entropy of class indices",
+        "a low first loss is said only where classes are declared",
+    ),
+    source="https://karpathy.github.io/2019/04/25/recipe/",
+    example="head.weight.data.normal_()  # width 768: logits of size 28",
+    mended="nn.init.normal_(head.weight, std=0.02)",
+    declare="Spec(classes=50257), Spec(pretrained=True)",
+    holds=(Witness(10.8, (22.1,), "ln 50257"),),
+    violates=(Witness(90.0, (22.1,), "eight times as much"),),
+)

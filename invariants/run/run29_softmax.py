@@ -1,0 +1,28 @@
+"""RUN-29 softmax: losses are given what they take."""
+
+from __future__ import annotations
+
+from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+RULE = Rule(
+    id="RUN-29",
+    slug="softmax",
+    severity=Severity.FAIL,
+    statement="a loss that takes logits is given logits, and a loss that compares pairs is given pairs",
+    why="cross_entropy of probabilities cannot fall below ln(C - 1 + e) - 1: the model trains, slowly and never well",
+    quantity="losses fed with what they do not take",
+    unit="losses",
+    form=Form.AT_MOST,
+    seen_by=("watch", "preflight"),
+    when="first steps, every 8th",
+    limits=(
+        "read off the gradient at the outputs of the model",
+        "a softmax or sigmoid that the loop applies itself is seen by preflight alone",
+    ),
+    source="https://github.com/Lightning-Universe/lightning-bolts/issues/654",
+    example="loss = F.cross_entropy(model(x).softmax(-1), y)",
+    mended="loss = F.cross_entropy(model(x), y)",
+    declare='Spec(suppress=[{"rule": "softmax", "reason": "…"}])',
+    holds=(Witness(0, (0,), "logits"),),
+    violates=(Witness(1, (0,), "probabilities"),),
+)

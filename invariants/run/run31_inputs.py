@@ -1,0 +1,29 @@
+"""RUN-31 inputs: inputs have an effect."""
+
+from __future__ import annotations
+
+from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+RULE = Rule(
+    id="RUN-31",
+    slug="inputs",
+    severity=Severity.WARN,
+    statement="every input has an effect, and where the model mixes positions, other positions have one",
+    why="an attention over a sequence of length one, or an ignored argument, raises nothing",
+    quantity="inputs without effect",
+    unit="inputs",
+    form=Form.AT_MOST,
+    seen_by=("watch", "preflight"),
+    when="first step, every K",
+    limits=(
+        "inputs named mask, label, type, position, length or index",
+        "a weak effect counts as one",
+        "models without attention, recurrence or convolution need not mix positions",
+    ),
+    source="https://github.com/om-ai-lab/OmDet/issues/19",
+    example="y = attention(x.unsqueeze(0))  # (1, batch, width): batch_first=False",
+    mended="y = attention(x)",
+    declare='Spec(suppress=[{"rule": "inputs", "reason": "…"}])',
+    holds=(Witness(0, (0,), "all have an effect"),),
+    violates=(Witness(1, (0,), "one has none"),),
+)

@@ -1,0 +1,300 @@
+"""RUN-28, 29, 36, 49, and the weights of RUN-12: what the gradient at the outputs tells of the loss.
+
+Read in the first steps, every K, and every LIGHT steps; see reading.py for how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from karat.invariants.run.rule import Severity
+from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
+from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
+from karat.invariants.run.run29_softmax import RULE as SOFTMAX
+from karat.invariants.run.run36_collapse import RULE as COLLAPSE
+from karat.invariants.run.run49_reduction import RULE as REDUCTION
+from karat.invariants.runtime.preflight.first_loss import FAR, LOW
+from karat.invariants.runtime.preflight.trees import spelled
+from karat.invariants.runtime.watching.captured import Captured
+from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.functions import Functions
+from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.outputs import certain, differ, spread_of
+from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
+from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
+from karat.invariants.runtime.watching.weights import Weights, judged
+
+LIGHT = 8
+"""Steps between two looks that cost one pass over the outputs."""
+MOST_OUTPUTS = 4
+EARLY = 3
+"""Looks at the start, against which later ones are compared."""
+SHRUNK = 0.06
+LEFT = 0.1
+"""Of a logged entropy, over its mean of the first ten."""
+FIRST_ENTROPIES = 10
+
+
+class Losses(Check):
+    rules = (FIRST_LOSS, SOFTMAX, COLLAPSE, REDUCTION, ACCUMULATION)
+    interval = "first steps, every 8th, every K"
+
+    def __init__(self) -> None:
+        self._versions: dict[Any, int] = {}
+        self._first: set[str] = set()
+        self._entropies: dict[str, list[float]] = {}
+        self._spreads: dict[str, list[float]] = {}
+        self._resumed: dict[int, bool] = {}
+        self._weights = Weights()
+        self._why = "no output of the model with a gradient was seen"
+
+    def forward(
+        self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        captured = loop.captured
+        if captured is None or not torch.is_grad_enabled():
+            return
+        if captured.args is args:  # the forward that was kept just now
+            self._versions = {path: t._version for path, t in captured.outputs.items()}
+            self._weights.begin(loop)
+        elif loop.dense(loop.step):
+            self._weights.follow(output)
+
+    def look(self, loop: Loop, moment: Moment) -> None:
+        if moment.index not in self._resumed:
+            self._resumed[moment.index] = bool(moment.optimizer.state) and not moment.closure
+
+    def before_step(self, loop: Loop, moment: Moment) -> None:
+        captured = loop.captured
+        if captured is None or not captured.gradients:
+            return
+        untouched = [
+            path for path, g in captured.gradients.items()
+            if path in captured.outputs and captured.outputs[path]._version == self._versions.get(path, -1)
+        ][:MOST_OUTPUTS]  # fmt: skip
+        for path in untouched:
+            reading = read(captured.outputs[path], captured.gradients[path])
+            if reading is not None and not reading.against_each_other:
+                captured.readings[path] = reading
+        self._collapse(loop, moment, captured)
+        reading = captured.readings.get(captured.main) if captured.main is not None else None
+        if reading is None:
+            self._why = "the gradient at the outputs is not that of a cross-entropy of class indices"
+            self._binary(loop, moment, captured)
+            self._pairs(loop, moment, captured)
+            return
+        self._softmax(loop, moment, captured, reading)
+        if captured.root not in self._first:
+            self._first.add(captured.root)
+            if moment.step == 0 and not loop.spec.pretrained and not self._resumed.get(moment.index, False):
+                self._first_loss(loop, moment, reading)
+        if loop.dense(moment.step):
+            judged(loop, moment, reading, self._weights)
+
+    # -- 28 -----------------------------------------------------------------------------------------------------------
+
+    def _first_loss(self, loop: Loop, moment: Moment, reading: Reading) -> None:
+        declared = loop.spec.classes == reading.classes
+        loss, even = reading.loss, math.log(reading.classes)
+        evidence = f"first cross-entropy {loss:.4g} nats, ln {reading.classes} = {even:.4g}, {reading.counted} targets"
+        held = loop.judge(
+            FIRST_LOSS, moment.step, FIRST_LOSS.margin(loss, FAR * even + 0.5),
+            lambda: {
+                "message": f"the first loss is {loss / even:.1f} times that of guessing evenly over {reading.classes} "
+                "classes: the logits start too large, or the targets are not those of these classes",
+                "evidence": evidence, "severity": Severity.FAIL if declared else Severity.WARN,
+            },
+        )  # fmt: skip
+        if held and declared and loss < LOW * even:
+            loop.found(
+                FIRST_LOSS, "the first loss is far below that of guessing evenly: the input holds the targets, "
+                "or the weights are trained already (say Spec(pretrained=True))",
+                step=moment.step, margin=loss - LOW * even, evidence=evidence, severity=Severity.WARN,
+            )  # fmt: skip
+
+    # -- 29 -----------------------------------------------------------------------------------------------------------
+
+    def _softmax(self, loop: Loop, moment: Moment, captured: Captured, reading: Reading) -> None:
+        path = captured.main or ()
+        wrong = simplex(reading.logits, captured.outputs[path].dtype)
+        lowest = math.log(reading.classes - 1 + math.e) - 1
+        loop.judge(
+            SOFTMAX, moment.step, SOFTMAX.margin(float(wrong), 0.0),
+            lambda: {
+                "message": "the model gives probabilities and the loss takes their softmax again: it cannot fall below "
+                f"{lowest:.3f}. Give the loss the logits",
+                "where": spelled(path) if path else "",
+                "evidence": f"rows of {reading.classes} in [0, 1] with sum 1, gradient w (softmax(output) - onehot)",
+            },
+        )  # fmt: skip
+
+    def _binary(self, loop: Loop, moment: Moment, captured: Captured) -> None:
+        path = captured.main
+        if path is None or path not in captured.gradients:
+            return
+        if self._squashed(loop, moment, captured):
+            return
+        reading = read_binary(captured.outputs[path], captured.gradients[path])
+        if reading is None:
+            self._linear(loop, moment, captured)
+            return
+        low, high = float(reading.logits.min()), float(reading.logits.max())
+        wrong = low >= 0 and high <= 1 and high - low > 1e-3 and _last_function(captured, loop) == "sigmoid"
+        loop.judge(
+            SOFTMAX, moment.step, SOFTMAX.margin(float(wrong), 0.0),
+            lambda: {
+                "message": "the model ends in a sigmoid and the loss takes its sigmoid again, so that no probability "
+                "is below 0.5. Give the loss the logits",
+                "evidence": f"outputs from {low:.3g} to {high:.3g}, gradient w (sigmoid(output) - y)",
+            },
+        )  # fmt: skip
+
+    def _squashed(self, loop: Loop, moment: Moment, captured: Captured) -> bool:
+        """A softmax between the outputs and a loss that takes logits; and a softmax over one output."""
+        path = captured.main or ()
+        x = captured.outputs[path]
+        twice = read_squashed(x, captured.gradients[path])
+        alone = x.ndim > 1 and x.shape[-1] == 1 and bool((x == 1).all()) and _last_function(captured, loop) == "softmax"
+        if not twice and not alone:
+            return False
+        message = (
+            "the loop takes the softmax of the outputs and the loss another. Give the loss the logits"
+            if twice
+            else "a softmax over one output is 1 for every input: it takes a sigmoid, or two outputs"
+        )
+        evidence = "gradient of cross_entropy(softmax(output))" if twice else f"outputs {tuple(x.shape)}, all exactly 1"
+        loop.judge(
+            SOFTMAX, moment.step, SOFTMAX.margin(1.0, 0.0), lambda: {"message": message, "evidence": evidence}
+        )  # fmt: skip
+        return True
+
+    def _linear(self, loop: Loop, moment: Moment, captured: Captured) -> None:
+        """The gradient of nll_loss is the same in every row and at the target alone; it is meant for log-probabilities."""
+        path = captured.main
+        if path is None or captured.outputs[path].ndim < 2 or captured.outputs[path].shape[-1] < 3:
+            return
+        x, g = part(captured.outputs[path]).double(), part(captured.gradients[path]).double()
+        alive = g.any(-1)
+        x, g = x[alive], g[alive]
+        if len(g) < 4 or bool(((g != 0).sum(-1) != 1).any()) or float(g.max()) > 0:
+            return
+        w = -g.sum(-1)
+        if float(w.max() - w.min()) > 1e-3 * float(w.max()):
+            return
+        sums = x.exp().sum(-1)
+        wrong = float((sums - 1).abs().max()) > 0.02
+        given = (
+            "probabilities" if simplex(x, captured.outputs[path].dtype) else "numbers that are not log-probabilities"
+        )
+        loop.judge(
+            SOFTMAX, moment.step, SOFTMAX.margin(float(wrong), 0.0),
+            lambda: {
+                "message": f"the loss is minus the output at the target, as of nll_loss, and is given {given}: "
+                "it has no lower end. nll_loss takes log_softmax of the logits",
+                "evidence": f"sum of exp over the classes is {float(sums.mean()):.4g}, not 1", "severity": Severity.WARN,
+            },
+        )  # fmt: skip
+
+    def _pairs(self, loop: Loop, moment: Moment, captured: Captured) -> None:
+        """The mean square over all pairs has the gradient 2 / N (x - mean of the targets): the same target for each."""
+        path = captured.main
+        if path is None or captured.outputs[path].numel() != captured.outputs[path].shape[0]:
+            return
+        x, g = captured.outputs[path].double().flatten(), captured.gradients[path].double().flatten()
+        if len(x) < 8 or not bool(x.isfinite().all() & g.isfinite().all()) or float(x.std()) < 1e-3:
+            return
+        slope = 2 / len(x)
+        rest = x - g / slope
+        target = float(rest.median())
+        one = float((rest - target).abs().max()) <= 1e-4 * (abs(target) + float(x.abs().max()))
+        plain = abs(target - round(target * 2) / 2) < 1e-3  # the 0, 1 and 0.5 of adversarial losses, and of penalties
+        loop.judge(
+            SOFTMAX, moment.step, SOFTMAX.margin(float(one and not plain and captured.outputs[path].ndim == 2), 0.0),
+            lambda: {
+                "message": f"a mean square compares every output with one number, {target:.4g}: outputs "
+                f"{tuple(captured.outputs[path].shape)} broadcast against targets ({len(x)},), so that samples are "
+                "compared with other samples' targets",
+                "evidence": "gradient 2 / N (output - mean of all targets) in every row", "severity": Severity.WARN,
+            },
+        )  # fmt: skip
+
+    # -- 36 -----------------------------------------------------------------------------------------------------------
+
+    def _collapse(self, loop: Loop, moment: Moment, captured: Captured) -> None:
+        path = captured.main
+        if path is None:
+            return
+        x = captured.outputs[path]
+        if x.ndim < 1 or x.shape[0] < 4 or not differ(captured, x.shape[0]):
+            return
+        seen = spread_of(x)
+        if not math.isfinite(seen.size):
+            return
+        before = self._spreads.setdefault(captured.root, [])
+        shrunk = len(before) == EARLY and seen.typical < min(SHRUNK * min(before), 0.05 * seen.size)
+        if len(before) < EARLY and not seen.equal:
+            before.append(seen.typical)
+        message, evidence = "", f"spread over the samples {seen.typical:.3g}, largest output {seen.size:.3g}"
+        if seen.equal and (before or moment.step >= LIGHT):  # before that, a head of zeros that has not moved yet
+            message = f"the outputs are the same for all {x.shape[0]} samples of a batch that differ"
+        elif shrunk:
+            message = f"the outputs differ by {seen.typical:.2g} between samples, {min(before):.2g} at the start: they collapse"
+        elif (name := certain(captured, path)) is not None:
+            message = f"the model is certain of class {name} for all {x.shape[0]} samples, whatever they are"
+        if not seen.equal or message:
+            loop.judge(
+                COLLAPSE, moment.step, COLLAPSE.margin(float(bool(message)), 0.0),
+                lambda: {"message": message, "where": captured.root, "evidence": evidence},
+            )  # fmt: skip
+
+    def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
+        """An entropy that the loop logs as a number."""
+        for name, value in logged.items():
+            if "entropy" not in name or "cross" in name or not isinstance(value, float) or not math.isfinite(value):
+                continue
+            held = self._entropies.setdefault(name, [])
+            if len(held) < FIRST_ENTROPIES:
+                held.append(value)
+                continue
+            start = sum(held) / len(held)
+            if start > 0:
+                message = f"the logged {name} fell from {start:.3g} to {value:.3g}: the policy is certain of everything"
+                loop.judge(
+                    COLLAPSE, loop.step, COLLAPSE.margin(float(0 <= value < LEFT * start), 0.0),
+                    lambda message=message, name=name: {"message": message, "where": name},  # type: ignore[misc]
+                )  # fmt: skip
+
+    def after_step(self, loop: Loop, moment: Moment) -> None:
+        self._weights.end()
+        if (moment.step + 1) % LIGHT == 0:
+            loop.capture_next = True
+
+    def finish(self, loop: Loop) -> None:
+        undeclared = "" if loop.spec.accumulation else "accumulation is not declared: Spec(accumulation=…)"
+        for rule in self.rules:
+            if not loop.tallies[rule.id].checks:
+                loop.not_checked(rule, undeclared if rule is ACCUMULATION and undeclared else self._why)
+
+    def drop(self) -> None:
+        self._weights.end()
+        self._versions = {}
+
+
+def _last_function(captured: Captured, loop: Loop) -> str:
+    """The function whose result is the main output, of softmax and sigmoid: found in one forward more."""
+    if refusal(captured):
+        return ""
+    with uncompiled(), captured.undisturbed(), Functions() as functions:
+        outputs: dict[Any, Tensor] = Replay(captured, loop.spec, {}).outputs()
+        main = outputs.get(captured.main or ())
+        if main is None:
+            return ""
+        for name, result in functions.squashed.values():
+            if result.numel() == main.numel() and torch.equal(result.detach().flatten(), main.flatten()):
+                return name
+    return ""

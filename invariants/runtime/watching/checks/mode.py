@@ -1,0 +1,116 @@
+"""RUN-26: training forwards in train mode, evaluations in eval mode, of models in which the two differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from karat.invariants.run.run26_mode import RULE
+from karat.invariants.runtime.preflight.modes import DROPOUTS
+from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.naming import plain_name, roots, some, unwrapped
+
+USUAL = 0.25
+"""Forwards without gradients that come in more of the steps than this are part of the training: targets, rollouts."""
+SETTLED = 4
+"""Steps after which it is known what is usual."""
+
+
+class _Root:
+    """One root module: what in it differs between the modes, and what its forwards were."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module = name, unwrapped(module)
+        parts = [
+            (plain_name(n), m) for n, m in self.module.named_modules()
+            if (isinstance(m, DROPOUTS) and m.p > 0) or isinstance(m, _BatchNorm)
+        ]  # fmt: skip
+        self.parts = dict(parts)
+        self.trained = 0
+        self.in_eval = 0
+        self.was_trained = False
+        self.occasions: list[int] = []
+
+    def active(self) -> list[str]:
+        """The parts that are in train mode and act so: dropout, batch norms that keep statistics."""
+        return [
+            n for n, m in self.parts.items()
+            if m.training and not (isinstance(m, _BatchNorm) and (m.running_mean is None or m.momentum is None))
+        ]  # fmt: skip
+
+
+class Mode(Check):
+    rules = (RULE,)
+    interval = "every forward"
+
+    def __init__(self) -> None:
+        self._roots: dict[int, _Root] = {}
+
+    def start(self, loop: Loop) -> None:
+        for name, module in roots(loop.model):
+            found = _Root(name, module)
+            if found.parts and any(p.requires_grad for p in module.parameters()):
+                self._roots[id(module)] = found
+        if not self._roots:
+            loop.not_checked(RULE, "the model has no dropout and no batch norm: both modes are one")
+            loop.off(self)
+
+    def forward(
+        self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        root = self._roots.get(id(module))
+        if root is None:
+            return
+        training = root.module.training
+        if torch.is_grad_enabled():
+            if training:
+                root.trained += 1
+            else:
+                root.in_eval += 1
+        elif training:
+            self._evaluated(loop, root)
+
+    def _evaluated(self, loop: Loop, root: _Root) -> None:
+        """A forward without gradients in train mode: an evaluation, unless that is usual here."""
+        step = loop.step
+        if root.occasions and root.occasions[-1] == step:
+            return
+        root.occasions.append(step)
+        active = root.active()
+        if step < SETTLED or len(root.occasions) > USUAL * (step + 1) or not active:
+            return
+        loop.judge(
+            RULE, step, RULE.margin(1, 0),
+            lambda: {
+                "message": f"an evaluation runs in train mode: {some(active)} act as in training. Call model.eval() before it",
+                "where": root.name or "evaluation", "phase": "in a forward",
+                "evidence": f"a forward without gradients after {step} steps, {len(root.occasions)} so far",
+            },
+        )  # fmt: skip
+
+    def before_step(self, loop: Loop, moment: Moment) -> None:
+        for root in self._roots.values():
+            if not root.trained and not root.in_eval:
+                continue
+            wrong = root.in_eval and not root.trained and not any(m.training for m in root.parts.values())
+            before, root.was_trained = root.was_trained, root.was_trained or bool(root.trained)
+            root.trained = root.in_eval = 0
+            if not wrong:
+                loop.held_for(RULE, moment.step)
+                continue
+            names = some(root.parts)
+            since = "model.train() is missing after the evaluation" if before else "model.train() was never called"
+            loop.judge(
+                RULE, moment.step, RULE.margin(1, 0),
+                lambda names=names, since=since, root=root: {  # type: ignore[misc]
+                    "message": f"the model trains in eval mode: {names} do not act. {since}",
+                    "where": root.name, "evidence": "every forward with gradients since the last step was in eval mode",
+                },
+            )  # fmt: skip
+
+    def drop(self) -> None:
+        self._roots = {}

@@ -1,0 +1,62 @@
+"""Which functions of torch a forward calls that say how it mixes positions and what it drops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from karat.invariants.runtime.preflight.listen import DROPOUTS
+
+SOFTMAX: tuple[Callable[..., Any], ...] = (F.softmax, torch.softmax, Tensor.softmax)
+SIGMOID: tuple[Callable[..., Any], ...] = (torch.sigmoid, F.sigmoid, Tensor.sigmoid, torch.special.expit)
+MIXERS = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+class Functions(TorchFunctionMode):
+    """As a context manager. lengths: of queries and of keys, of each attention; rates: of what was dropped in train mode;
+    squashed: identity of outputs of softmax and sigmoid, with the name of the function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[tuple[int, int]] = []
+        self.rates: list[float] = []
+        self.squashed: dict[int, tuple[str, Tensor]] = {}
+        self.weighted = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        result = func(*args, **named)
+        if func is F.scaled_dot_product_attention:
+            q, k = (
+                named.get(name, args[place] if place < len(args) else None)
+                for place, name in enumerate(("query", "key"))
+            )
+            self.lengths.append((q.shape[-2], k.shape[-2]))
+        elif func is F.multi_head_attention_forward:
+            q, k = (
+                named.get(name, args[place] if place < len(args) else None)
+                for place, name in enumerate(("query", "key"))
+            )
+            self.lengths.append((q.shape[0], k.shape[0]))
+        elif func in SOFTMAX or func in SIGMOID:
+            self.weighted = self.weighted or func in SOFTMAX
+            self.squashed[id(result)] = ("softmax" if func in SOFTMAX else "sigmoid", result)
+        elif func in DROPOUTS:
+            p = float(named.get("p", args[1] if len(args) > 1 else 0.5))
+            if named.get("training", args[2] if len(args) > 2 else True):
+                self.rates.append(p)
+        return result
+
+
+def mixes(module: nn.Module, functions: Functions) -> bool:
+    """Whether a model has what mixes positions: attention, a recurrence, a convolution wider than one."""
+    if functions.lengths or functions.weighted:
+        return True
+    return any(isinstance(m, MIXERS) or (isinstance(m, nn.Conv1d) and m.kernel_size[0] > 1) for m in module.modules())

@@ -1,0 +1,62 @@
+"""How the outputs of a batch differ between its samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from karat.invariants.runtime.preflight.trees import Path, leaves
+from karat.invariants.runtime.watching.captured import Captured
+from karat.invariants.runtime.watching.reading import part, tolerance
+
+SURE = 0.999
+LEAST_SURE = 16
+
+
+@dataclass(frozen=True)
+class Spread:
+    """equal: to rounding. typical: root mean square, over features, of the deviation over samples. size: the largest output."""
+
+    equal: bool
+    typical: float
+    size: float
+
+
+def spread_of(output: Tensor) -> Spread:
+    """Over the samples of an output (B, …)."""
+    x = part(output).detach().float().reshape(output.shape[0] if output.ndim == 1 else len(part(output)), -1)
+    size, largest = float(x.abs().max()), float((x - x[:1]).abs().max())
+    typical = float(x.std(0).square().mean().sqrt()) if len(x) > 1 else 0.0
+    return Spread(largest <= 4 * torch.finfo(output.dtype).eps * size, typical, size)
+
+
+def differ(captured: Captured, size: int) -> bool:
+    """Whether the samples of the batch differ in some input."""
+    for _, t in leaves((captured.args, captured.kwargs)):
+        if t.ndim and t.shape[0] == size and t.dtype is not torch.bool and bool((t != t[:1]).any()):
+            return True
+    return False
+
+
+def certain(captured: Captured, path: Path) -> int | None:
+    """The one class that has all the probability in every row, of outputs of which the loss takes a softmax.
+
+    Where the targets are known they have to be several; else the gradient tells that it is a softmax: it sums to zero.
+    """
+    reading = captured.readings.get(path)
+    if reading is not None:
+        p, several = reading.probabilities, len(reading.targets[reading.counts].unique()) > 1
+    else:
+        x, g = captured.outputs[path], captured.gradients.get(path)
+        if g is None or x.ndim < 2 or x.shape[-1] < 3 or g.shape != x.shape:
+            return None
+        g = part(g).double()
+        if not bool(g.any()) or float(g.sum(-1).abs().max()) > 10 * tolerance(x.dtype) * float(g.abs().max()):
+            return None
+        p, several = part(x).double().softmax(-1), x.shape[0] >= LEAST_SURE
+    if not several or float(p.amax(-1).min()) < SURE:
+        return None
+    classes = p.argmax(-1).unique()
+    return int(classes[0]) if len(classes) == 1 else None
