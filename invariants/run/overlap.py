@@ -15,6 +15,7 @@ import numpy as np
 
 RUN_LENGTH = 32
 """Neighbouring tokens that are compared as one: rare to repeat by chance, short enough to find a copied sentence."""
+Tokens = Sequence[int] | np.ndarray
 MOST_TOKENS = 5_000_000
 """Of longer streams the first so many are compared; the evidence says so."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -52,7 +53,7 @@ def of_samples(train: Iterable[bytes], validation: Iterable[bytes]) -> Overlap:
     return Overlap("samples", len(shared), len(theirs), natural, tuple(shared[:4]))
 
 
-def of_tokens(train: Sequence[int], validation: Sequence[int], length: int = RUN_LENGTH) -> Overlap:
+def of_tokens(train: Tokens, validation: Tokens, length: int = RUN_LENGTH) -> Overlap:
     """The overlap of runs of `length` tokens: those of the validation set side by side, against all of the training set.
 
     natural: of the second half of the training set, side by side, the share that is in its first half.
