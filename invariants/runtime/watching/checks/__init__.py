@@ -5,9 +5,11 @@ from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.capture import Capture
 from karat.invariants.runtime.watching.checks.freshness import Freshness
 from karat.invariants.runtime.watching.checks.gradients import Gradients
+from karat.invariants.runtime.watching.checks.origin import Origin
+from karat.invariants.runtime.watching.checks.repeats import Repeats
 from karat.invariants.runtime.watching.checks.split import Split
 
-ORDER: tuple[type[Check], ...] = (Capture, Gradients, Freshness, StepBudget, Split)
+ORDER: tuple[type[Check], ...] = (Capture, Gradients, Freshness, StepBudget, Split, Repeats, Origin)
 
 
 def every_check() -> list[Check]:
