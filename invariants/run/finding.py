@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from karat.invariants.run.catalogue import RULES
+
 
 class Severity(StrEnum):
     """FAIL: mathematics or the declaration decides. WARN: a heuristic. INFO: worth knowing, never an alarm."""
@@ -32,6 +34,11 @@ class Finding:
     required: str
     rows: int = 0
     at: str = ""
+
+    @property
+    def slug(self) -> str:
+        """The name of the rule: that of RUN-46 is prune."""
+        return next((rule.slug for rule in RULES if rule.id == self.id), self.id.removeprefix("RUN-"))
 
     @property
     def word(self) -> str:

@@ -6,6 +6,8 @@ from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 MOST_EXCESS = 0.01
 """Share of the validation set that may be in the training set beyond what the training set repeats of itself."""
+MOST_SHARE = 0.1
+"""Share of the validation set in the training set from which on a word is said whatever the training set repeats."""
 
 RULE = Rule(
     id="RUN-37",
@@ -19,6 +21,8 @@ RULE = Rule(
     seen_by=("watch",),
     when="when guards.split(…) is called",
     limits=(
+        "where the training set repeats itself as much, as windows that overlap do, it is a WARN, from a tenth on",
+        "whole numbers in one row, most of them different, are taken for ids: a WARN",
         "near copies: other crops, other white space, paraphrases",
         "the first 5 million tokens, and 20,000 samples of each part",
         "leaks through what was fitted on both parts, such as a scaler",

@@ -293,6 +293,7 @@ class Watch:
             guards=(*own, *(tally.summary() for tally in tallies)), not_checked=self.not_checked,
             cost={name: seconds * scale * 1e6 for name, seconds in sorted(spread.items(), key=lambda s: -s[1])},
             step_ms=1e3 * (self._last - self._first) / loop.step if loop.step else 0.0,
+            fingerprint=dict(loop.fingerprint),
         )  # fmt: skip
 
     def _let_go(self) -> None:

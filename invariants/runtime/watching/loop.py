@@ -66,6 +66,8 @@ class Loop:
         self.unchecked: dict[str, str] = {}
         self.tallies: dict[str, Tally] = {}
         self.seconds: dict[str, float] = {}
+        self.fingerprint: dict[str, str] = {}
+        """What the run started from: the weights, the first batch. RUN-45 compares runs by it."""
         self.began = time.perf_counter()
         self.off_duty: set[int] = set()
         self._said: dict[tuple[str, str], int] = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pydantic import Field
+
 from karat.core.evidence import Record
 from karat.core.report import GuardSummary, Violation
 from karat.invariants.run.rule import Severity
@@ -13,6 +15,7 @@ class WatchReport(Record):
     """The result of `Watch.finish()`. not_checked: slug -> why. cost: check -> microseconds of a step, on the average.
 
     steps: optimizer steps seen, of the busiest optimizer. step_ms: wall time from the first step to the last, for each.
+    fingerprint: of the weights when the guards were attached, and of the first batch.
     """
 
     kind: str = "karat watch report"
@@ -26,6 +29,7 @@ class WatchReport(Record):
     not_checked: Mapping[str, str]
     cost: Mapping[str, float]
     step_ms: float
+    fingerprint: Mapping[str, str] = Field(default_factory=dict)
 
     def __iter__(self) -> Iterator[GuardSummary]:  # type: ignore[override]
         """The tallies."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,13 +26,20 @@ def compared(train: Any, validation: Any) -> list[Overlap]:
         known = set(ours.indices)
         shared = [place for place, index in enumerate(theirs.indices) if index in known]
         return [Overlap("indices", len(shared), len(theirs.indices), 0.0, tuple(shared[:4]))]
-    found = []
     first, second = tokens(ours), tokens(theirs)
-    if first is not None and second is not None:
-        found.append(overlap.of_tokens(first, second))
-    if first is None or second is None or first.ndim > 1:
+    if first is None or second is None:
+        return [overlap.of_samples(samples(ours), samples(theirs))]
+    if overlap.looks_like_ids(first) and overlap.looks_like_ids(second):
+        alike = overlap.of_samples(map(_number, first), map(_number, second), "numbers")
+        return [dataclasses.replace(alike, guessed=True)]
+    found = [overlap.of_tokens(first, second)]
+    if first.ndim > 1 and second.ndim > 1 and first.shape[1] == second.shape[1]:
         found.append(overlap.of_samples(samples(ours), samples(theirs)))
     return found
+
+
+def _number(number: Any) -> bytes:
+    return int(number).to_bytes(8, "little", signed=True)
 
 
 def tokens(data: Any) -> np.ndarray | None:
@@ -43,7 +51,7 @@ def tokens(data: Any) -> np.ndarray | None:
     array = data.detach().cpu().numpy() if isinstance(data, Tensor) and not data.is_floating_point() else data
     if isinstance(array, list) and array and all(isinstance(x, int) for x in array[:64]):
         array = np.asarray(array)
-    if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.ndim in (1, 2):
+    if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.ndim in (1, 2) and len(array):
         return array
     return None
 

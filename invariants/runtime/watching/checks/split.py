@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from karat.invariants.run.run37_split import MOST_EXCESS, RULE
+from karat.invariants.run.rule import Severity
+from karat.invariants.run.run37_split import MOST_EXCESS, MOST_SHARE, RULE
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.samples import compared
@@ -23,12 +24,17 @@ class Split(Check):
             return
         loop.unchecked.pop(RULE.slug, None)
         for found in compared(*logged["split"]):
+            margin = RULE.margin(found.excess, MOST_EXCESS)
+            certain = margin < 0 and not found.guessed
+            if not certain:  # the training set repeats itself as much, or it is a guess what the numbers are
+                margin = RULE.margin(found.share, MOST_SHARE)
             loop.judge(
-                RULE, loop.step, RULE.margin(found.excess, MOST_EXCESS),
-                lambda found=found: {  # type: ignore[misc]
+                RULE, loop.step, margin,
+                lambda found=found, certain=certain: {  # type: ignore[misc]
                     "message": f"{found.share:.1%} of the validation set is in the training set "
                     f"({found.shared} of {found.looked_at} {found.unit})",
                     "where": found.unit,
+                    "severity": Severity.FAIL if certain else Severity.WARN,
                     "evidence": f"first at {', '.join(map(str, found.where))}; "
                     f"the training set repeats {found.natural:.2%} of itself",
                 },

@@ -1,0 +1,65 @@
+"""Fingerprints: one number for a batch, a few letters for a set of weights. Equal ones mean equal things, to float32."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from math import gcd
+
+import torch
+from torch import Tensor
+
+from karat.invariants.runtime.watching.naming import local
+
+NUMBERS = 1024
+"""Elements of a batch that are looked at."""
+OF_WEIGHTS = 64
+"""Elements of each parameter that are looked at."""
+
+
+@cache
+def _places(count: int) -> tuple[int, int]:
+    """(how many, stride) of the elements looked at of `count`: spread over all, and through every column of every axis."""
+    stride = max(1, count // NUMBERS)
+    while gcd(stride, count) > 1:
+        stride -= 1
+    return min(NUMBERS, (count - 1) // stride + 1), stride
+
+
+@cache
+def _vector(count: int, device: torch.device) -> Tensor:
+    """Fixed random weights, from a generator of their own."""
+    return torch.randn(count, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def of_batch(batch: Tensor) -> Tensor | None:
+    """A 0-d float32 tensor on the batch's device; None for a tensor whose numbers do not lie together in memory."""
+    batch = batch.detach()
+    count = batch.numel()
+    if batch.layout is not torch.strided or not count or batch.is_complex():
+        return None
+    if not batch.is_contiguous():
+        if count > 64 * NUMBERS:
+            return None
+        batch = batch.contiguous()
+    several, stride = _places(count)
+    looked_at = batch.as_strided((several,), (stride,), batch.storage_offset())
+    return torch.mul(looked_at, _vector(several, batch.device)).sum(dtype=torch.float32)
+
+
+def sample(tensor: Tensor, most: int = OF_WEIGHTS) -> Tensor:
+    """Up to so many elements of a parameter, evenly spread, as a copy."""
+    flat = local(tensor.detach())
+    flat = flat.reshape(-1) if flat.is_contiguous() else flat.flatten()
+    return flat[:: max(1, flat.numel() // most)][:most].clone()
+
+
+def of_weights(parameters: Iterable[Tensor]) -> str:
+    """16 hexadecimal digits of the first numbers of all parameters, in float32; empty where there are none."""
+    samples = [sample(p).float() for p in parameters]
+    if not samples or any(s.is_meta for s in samples):
+        return ""
+    device = samples[0].device
+    together = torch.cat([s.to(device) for s in samples]).cpu()
+    return hashlib.blake2b(together.numpy().tobytes(), digest_size=8).hexdigest()
