@@ -378,11 +378,12 @@ def watch(
     """Attaches the guards to optimizer.step(); under STRICT a FAIL raises `Stopped` before the step changes anything.
 
     model: a module, wrapped or not, or several; optimizer: one or several. spec: what is meant (Spec, a mapping, a TOML
-    file). first_step: the number of the next step, where a run is resumed. scheduler, scaler: found by themselves where they are torch's. ema: the averaged model; replicas: copies that
-    must agree. every: steps between two looks of the expensive probes. lr_band, gf16, mixing, invariants: the guards of
-    the catalogue (INV-8 with `plateau(step)`, INV-3, INV-11, any other by name). ledger: a file of rows; report: where the
-    report is written at the end; say: where WARN speaks (standard error). ConfigError for what cannot be watched. With a
-    closure the gradients are looked at when it has returned for the first time.
+    file). scheduler, scaler: found by themselves where they are torch's. ema: the averaged model; replicas: copies that
+    must agree. first_step: the number of the next step, where a run is resumed. every: steps between two looks of the
+    expensive probes. lr_band, gf16, mixing, invariants: the guards of the catalogue (INV-8 with `plateau(step)`, INV-3,
+    INV-11, any other by name). ledger: a file of rows; report: where the report is written at the end; say: where WARN
+    speaks (standard error). ConfigError for what cannot be watched. The gradients of a closure are looked at when it has
+    returned for the first time.
     """
     if policy not in list(Policy):
         raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")

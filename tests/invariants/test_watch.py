@@ -233,6 +233,21 @@ def test_a_closure_is_judged_before_the_step_changes_anything() -> None:
     guards.finish()
 
 
+def with_closures(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> list[Tensor]:
+    losses = []
+    for step in steps:
+        x, y = batch(step)
+
+        def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        losses.append(optimizer.step(closure))  # type: ignore[call-overload]
+    return losses
+
+
 def test_a_run_with_closures_is_the_same_bit_for_bit() -> None:
     ends = []
     for watched in (False, True):
@@ -240,17 +255,7 @@ def test_a_run_with_closures_is_the_same_bit_for_bit() -> None:
         optimizer = torch.optim.LBFGS(model.parameters(), lr=0.2, max_iter=4)
         torch.manual_seed(1)
         guards = quiet(model, optimizer, every=2) if watched else None
-        losses = []
-        for step in range(4):
-            x, y = batch(step)
-
-            def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(x), y)
-                loss.backward()  # type: ignore[no-untyped-call]
-                return loss
-
-            losses.append(optimizer.step(closure))  # type: ignore[arg-type]
+        losses = with_closures(model, optimizer, range(4))
         if guards is not None:
             guards.finish()
         ends.append([*model.state_dict().values(), *losses, torch.rand(3)])
