@@ -268,7 +268,7 @@ class Watch:
         loop = self._loop
         if id(check) in loop.off_duty:
             return
-        began = time.perf_counter() if loop.step % TIMED == TIMED // 2 else 0.0
+        began = time.perf_counter() if (loop.step - loop.first) % TIMED == TIMED // 2 else 0.0
         try:
             method(loop, *given)
         except (Stopped, ConfigError):
