@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup coq-tools run test verify verify-slow coq accept-coq second-opinion claims rules fuzz lint format bench
+.PHONY: help setup coq-tools run test verify verify-slow coq accept-coq second-opinion claims rules fuzz lint format bench bench-guards
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -75,3 +75,7 @@ bench: $(READY)  ## the figures of benchmarks/: ratios in one run
 	$(BIN)/python benchmarks/step_rate.py
 	$(BIN)/python benchmarks/guard_overhead.py
 	$(BIN)/python benchmarks/verify_time.py
+	$(BIN)/python benchmarks/guard_cost.py
+
+bench-guards: $(READY)  ## which silent bugs the guards catch, and what they say of clean runs
+	$(BIN)/python benchmarks/guard_detection.py

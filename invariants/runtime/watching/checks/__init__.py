@@ -5,8 +5,9 @@ from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.capture import Capture
 from karat.invariants.runtime.watching.checks.freshness import Freshness
 from karat.invariants.runtime.watching.checks.gradients import Gradients
+from karat.invariants.runtime.watching.checks.split import Split
 
-ORDER: tuple[type[Check], ...] = (Capture, Gradients, Freshness, StepBudget)
+ORDER: tuple[type[Check], ...] = (Capture, Gradients, Freshness, StepBudget, Split)
 
 
 def every_check() -> list[Check]:

@@ -1,0 +1,20 @@
+"""All legitimate loops that look odd: none of them may set off a FAIL."""
+
+from __future__ import annotations
+
+from corpus.loops import (
+    clean_data,
+    clean_forms,
+    clean_freezing,
+    clean_gradients,
+    clean_models,
+    clean_networks,
+    clean_runs,
+    clean_schedules,
+)
+from corpus.loops.case import Clean
+
+CLEAN: tuple[Clean, ...] = (
+    *clean_schedules.CLEAN, *clean_freezing.CLEAN, *clean_gradients.CLEAN, *clean_networks.CLEAN,
+    *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
+)  # fmt: skip
