@@ -39,6 +39,7 @@ from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, roots, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
 from karat.invariants.runtime.watching.tally import Tally
+from karat.invariants.runtime.watching.unsaved import Unsaved
 
 EVERY = 500
 """Steps between two looks of the expensive probes."""
@@ -183,9 +184,7 @@ class Watch:
             self._handles.append(optimizer.register_step_post_hook(self._hook(place, self._after_step)))
             _WATCHED[optimizer] = weakref.ref(self)
         for _, module in roots(self._loop.model):
-            self._handles.append(
-                module.register_forward_hook(_forward_hook(weakref.ref(self), forwards), with_kwargs=True)
-            )
+            self._handles.append(Unsaved(module, _forward_hook(weakref.ref(self), forwards)))
 
     def _hook(self, place: int, method: Callable[..., Any]) -> Callable[..., Any]:
         def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:

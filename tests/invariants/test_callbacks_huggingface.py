@@ -93,7 +93,13 @@ class Climbing(torch.optim.lr_scheduler.LambdaLR):
         {"num_train_epochs": 2, "max_steps": -1, "gradient_accumulation_steps": 3, "lr_scheduler_type": "polynomial"},
         {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 3}, "max_steps": 18},
         {"activation_checkpointing": True, "bf16": True, "label_smoothing_factor": 0.1},
-        {"eval_strategy": "steps", "eval_steps": 4, "eval_dataset": texts(8), "save_strategy": "steps", "save_steps": 6},
+        {
+            "eval_strategy": "steps",
+            "eval_steps": 4,
+            "eval_dataset": texts(8),
+            "save_strategy": "steps",
+            "save_steps": 6,
+        },
     ],
     ids=["usual", "accumulation", "constant", "epochs", "restarts", "bf16", "evaluated"],
 )

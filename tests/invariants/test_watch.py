@@ -40,6 +40,10 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(12, 8, generator=generator), torch.randint(0, 4, (12,), generator=generator)
 
 
+def counted(module: nn.Module, args: Any, output: Any) -> None:
+    """A hook of the user's own."""
+
+
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, clear: Any = lambda step: True) -> None:
     for step in steps:
         x, y = batch(step)
@@ -288,6 +292,28 @@ def test_a_run_that_ends_early_is_short_only_where_nothing_says_why(ending: str)
     report = guards.finish("the validation loss rises") if ending == "early" else guards.finish()
     assert [v.slug for v in report.violations] == (["step-budget"] if ending == "short" else [])
     assert ("rises" in report.outcome, "KeyboardInterrupt" in report.outcome) == (ending == "early", ending == "raises")
+
+
+def test_a_watched_model_is_copied_and_saved_without_its_guards(tmp_path: Path) -> None:
+    model = network()
+    optimizer = adam(model)
+    theirs = model.register_forward_hook(counted)
+    before = set(model.__dict__)
+    guards, others = quiet(model, optimizer), quiet(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    train(model, optimizer, range(3))
+    double = copy.deepcopy(model)
+    torch.save(model, tmp_path / "model.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=False)
+    for other in (double, saved, copy.copy(model)):
+        assert list(other._forward_hooks.values()) == [counted]
+        other(batch(0)[0])
+    assert guards._loop.forwards == 3 and b"karat" not in (tmp_path / "model.pt").read_bytes()
+    theirs.remove()
+    guards.finish()
+    assert model._forward_hooks and not copy.deepcopy(model)._forward_hooks
+    others.finish()
+    assert not model._forward_hooks and set(model.__dict__) == before
+    torch.save(optimizer, tmp_path / "optimizer.pt")
 
 
 def test_several_optimizers_and_models_have_names_of_their_own() -> None:

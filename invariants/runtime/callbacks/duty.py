@@ -78,7 +78,9 @@ class Duty:
         self._end_unsaid()
         return self._report
 
-    def attach(self, model: nn.Module, optimizers: list[torch.optim.Optimizer], inferred: Inferred, **found: Any) -> None:
+    def attach(
+        self, model: nn.Module, optimizers: list[torch.optim.Optimizer], inferred: Inferred, **found: Any
+    ) -> None:
         """Puts the guards on a run. What the user gave comes before what the trainer declares, None too."""
         self._end_unsaid()
         given = {name: getattr(self._spec, name) for name in self._spec.model_fields_set}

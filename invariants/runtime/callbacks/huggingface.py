@@ -57,7 +57,9 @@ class GuardCallback(Duty, TrainerCallback):  # type: ignore[misc]
         """Hands on the loss: the mean of the steps since the last log, as Trainer notes it."""
         self.hand_on(loss=(logs or {}).get("loss"))
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kw: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **kw: Any
+    ) -> None:
         """Hands on the loss of an evaluation."""
         self.hand_on(val_loss=(metrics or {}).get("eval_loss"))
 
