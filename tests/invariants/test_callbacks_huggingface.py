@@ -54,10 +54,9 @@ def arguments(folder: Path, **given: Any) -> TrainingArguments:
 def trainer(folder: Path, guards: GuardCallback, model: Any = None, **given: Any) -> Trainer:
     own = {name: given.pop(name) for name in ("callbacks", "optimizers", "eval_dataset", "kind") if name in given}
     callbacks = [*own.pop("callbacks", []), guards]
-    made = own.pop("kind", Trainer)(
+    return own.pop("kind", Trainer)(
         model=model or gpt2(), args=arguments(folder, **given), train_dataset=texts(), callbacks=callbacks, **own
     )
-    return made
 
 
 def quiet(**given: Any) -> GuardCallback:

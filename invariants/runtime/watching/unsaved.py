@@ -41,7 +41,7 @@ def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:
 
     def state() -> Any:
         module = reference()
-        given = type(module).__getstate__(module)  # type: ignore[union-attr]
+        given = getattr(type(module), _STATE)(module)
         if not isinstance(given, dict):
             return given
         own = {id_ for id_, hook in given.get("_forward_hooks", {}).items() if hook in _OWN}
