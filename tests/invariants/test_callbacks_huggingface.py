@@ -76,13 +76,6 @@ def bare(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> bool:
     return not any(map(bool, [*on_modules, *on_parameters, *on_optimizer]))
 
 
-class Climbing(torch.optim.lr_scheduler.LambdaLR):
-    """Falls as it should up to step 6, then climbs."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__(optimizer, lambda step: 1 - step / 10 if step < 7 else step / 10)
-
-
 @pytest.mark.parametrize(
     "given",
     [
@@ -134,6 +127,16 @@ def test_a_run_longer_than_declared_is_told_at_its_step(tmp_path: Path) -> None:
     guards = quiet(total_steps=9)
     trainer(tmp_path, guards).train()
     assert failures(guards)[0] == ("step-budget", 9)
+
+
+def test_gradients_that_are_never_cleared_are_told_where_it_starts(tmp_path: Path) -> None:
+    class Kept(GPT2LMHeadModel):  # type: ignore[misc]
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            """Forgets to."""
+
+    guards = quiet()
+    trainer(tmp_path, guards, Kept(gpt2().config), gradient_accumulation_steps=2).train()
+    assert failures(guards)[0] == ("gradient-fresh", 1)
 
 
 def test_strict_stops_before_the_parameters_change(tmp_path: Path) -> None:

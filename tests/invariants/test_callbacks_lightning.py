@@ -210,6 +210,16 @@ def test_a_run_longer_than_declared_is_told_at_its_step(package: str, tmp_path: 
     assert failures(guards)[0] == ("step-budget", 9) and guards.inferred["clip_norm"] == 1.0
 
 
+def test_gradients_that_are_never_cleared_are_told_where_it_starts(tmp_path: Path) -> None:
+    class Kept(Classifier):
+        def optimizer_zero_grad(self, *_: Any) -> None:
+            """Forgets to."""
+
+    guards = quiet()
+    trainer(tmp_path, guards, accumulate_grad_batches=2).fit(Kept(), data())
+    assert failures(guards)[0] == ("gradient-fresh", 1)
+
+
 def test_strict_stops_before_the_parameters_change(tmp_path: Path) -> None:
     guards, model = GuardCallback(policy="strict", total_steps=5), Classifier()
     seen: list[Tensor] = []
