@@ -14,6 +14,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,6 +39,7 @@ from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, roots, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
 from karat.invariants.runtime.watching.tally import Tally
+from karat.invariants.runtime.watching.unsaved import Unsaved
 
 EVERY = 500
 """Steps between two looks of the expensive probes."""
@@ -57,7 +59,7 @@ class Watch:
 
     def __init__(self, loop: Loop, checks: list[Check], declared: Declared, report: Path | None) -> None:
         self._loop, self._checks, self._declared, self._report_path = loop, checks, declared, report
-        self._steps = [0] * len(loop.optimizers)
+        self._steps = [loop.first] * len(loop.optimizers)
         self._forwards = [0] * len(loop.optimizers)
         self._moments: dict[int, Moment] = {}
         self._handles: list[Any] = []
@@ -128,10 +130,15 @@ class Watch:
         if self._report is None:
             self._tell("log", {"split": (train, validation)})
 
-    def finish(self) -> WatchReport:
-        """Runs the checks of the end, detaches the guards and returns the report; again is harmless."""
+    def finish(self, early: str = "") -> WatchReport:
+        """Runs the checks of the end, detaches the guards and returns the report; again is harmless.
+
+        early: why the run ends before its declared total, where that is meant (early stopping); RUN-1 then asks no more.
+        """
         if self._report is None:
             self._detach()
+            if early:
+                self._outcome, self._loop.early = f"ended early: {early}", True
             for check in self._on_duty("finish"):
                 self._asked(check, "finish", check.finish)
             self._loop.transfer.bring()
@@ -162,7 +169,7 @@ class Watch:
             self.finish()
             return
         self._outcome = f"the loop raised {type(error).__name__} after step {self._loop.step}"
-        self._loop.raised = True
+        self._loop.early = True
         with contextlib.suppress(Stopped):  # the loop's own exception goes on
             self.finish()
 
@@ -177,15 +184,13 @@ class Watch:
             self._handles.append(optimizer.register_step_post_hook(self._hook(place, self._after_step)))
             _WATCHED[optimizer] = weakref.ref(self)
         for _, module in roots(self._loop.model):
-            self._handles.append(
-                module.register_forward_hook(_forward_hook(weakref.ref(self), forwards), with_kwargs=True)
-            )
+            self._handles.append(Unsaved(module, _forward_hook(weakref.ref(self), forwards)))
 
-    def _hook(self, place: int, method: Callable[..., None]) -> Callable[..., None]:
-        def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _hook(self, place: int, method: Callable[..., Any]) -> Callable[..., Any]:
+        def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
             began = time.perf_counter()
             try:
-                method(place, optimizer, args, kwargs)
+                return method(place, optimizer, args, kwargs)
             finally:
                 self._last = time.perf_counter()
                 self._seconds += self._last - began
@@ -202,26 +207,39 @@ class Watch:
                 self._asked(check, "forward", check.forward, module, args, kwargs, output)
         self._seconds += time.perf_counter() - began
 
-    def _before_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
         self._first = self._first or time.perf_counter()
         closure = any(callable(given) for given in (*args[1:], kwargs.get("closure")))  # args[0] is the optimizer
-        forwards = self._loop.forwards - self._forwards[place]
-        moment = Moment(optimizer, place, self._steps[place], closure, forwards, self._loop.held[place])
+        moment = Moment(optimizer, place, self._steps[place], closure, 0, self._loop.held[place])
         self._moments[place] = moment
         if not closure:
             self._judge(moment)
-        if place == 0:
-            self._declared.monitor.check(
-                Phase.BEFORE_STEP, moment.step, [probe(moment.step) for probe in self._declared.probes]
-            )
-        self._loop.stop_if_strict()
+            return None
+        followed = partial(self._followed, moment)
+        return (args[0], *map(followed, args[1:])), {n: followed(v) if n == "closure" else v for n, v in kwargs.items()}
+
+    def _followed(self, moment: Moment, given: Any) -> Any:
+        """A closure followed by the guards, the first time that it is called: then its gradients are there, and no
+        parameter has changed yet. Anything else as it is."""
+        if not callable(given):
+            return given
+
+        def closure(*args: Any, **kwargs: Any) -> Any:
+            loss = given(*args, **kwargs)
+            if moment.closure and self._report is None:
+                began = time.perf_counter()
+                moment.closure = False
+                self._judge(moment)
+                self._seconds += time.perf_counter() - began
+            return loss
+
+        return closure
 
     def _after_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         moment = self._moments.pop(place, None)
         if moment is None:
             return
-        if moment.closure:
-            moment.forwards = self._loop.forwards - self._forwards[place]
+        if moment.closure:  # the optimizer never called it
             self._judge(moment)
         for check in self._after:
             self._asked(check, "after_step", check.after_step, moment)
@@ -231,19 +249,25 @@ class Watch:
         self._loop.stop_if_strict()
 
     def _judge(self, moment: Moment) -> None:
+        moment.forwards = self._loop.forwards - self._forwards[moment.index]
         with torch.no_grad():
             for check in self._look:
                 self._asked(check, "look", check.look, moment)
             self._loop.transfer.bring()
             for check in self._before:
                 self._asked(check, "before_step", check.before_step, moment)
+        if moment.index == 0:
+            self._declared.monitor.check(
+                Phase.BEFORE_STEP, moment.step, [probe(moment.step) for probe in self._declared.probes]
+            )
+        self._loop.stop_if_strict()
 
     def _asked(self, check: Check, moment: str, method: Callable[..., None], *given: Any) -> None:
         """One call of a check: one that raises is taken off duty and named in the report; the loop goes on."""
         loop = self._loop
         if id(check) in loop.off_duty:
             return
-        began = time.perf_counter() if loop.step % TIMED == TIMED // 2 else 0.0
+        began = time.perf_counter() if (loop.step - loop.first) % TIMED == TIMED // 2 else 0.0
         try:
             method(loop, *given)
         except (Stopped, ConfigError):
@@ -283,16 +307,17 @@ class Watch:
         loop = self._loop
         lower = self._declared.not_checked.get("INV-8, lower end", "")
         own = [g.summary(lower if id_ == "INV-8" else "") for id_, g in self._declared.monitor.guards.items()]
-        timed = max(1, (loop.step + TIMED // 2 - 1) // TIMED)
+        taken = loop.step - loop.first
+        timed = max(1, (taken + TIMED // 2 - 1) // TIMED)
         spread = {name: seconds / timed for name, seconds in loop.seconds.items()}
-        scale = (self._seconds / max(loop.step, 1)) / (sum(spread.values()) or 1.0)
+        scale = (self._seconds / max(taken, 1)) / (sum(spread.values()) or 1.0)
         tallies = sorted(loop.tallies.values(), key=lambda t: int(t.rule.id.partition("-")[2]))
         return WatchReport(
             policy=loop.policy.value, steps=loop.step, every=loop.every, outcome=self._outcome,
             violations=tuple(self.violations), suppressed=tuple(loop.suppressed),
             guards=(*own, *(tally.summary() for tally in tallies)), not_checked=self.not_checked,
             cost={name: seconds * scale * 1e6 for name, seconds in sorted(spread.items(), key=lambda s: -s[1])},
-            step_ms=1e3 * (self._last - self._first) / loop.step if loop.step else 0.0,
+            step_ms=1e3 * (self._last - self._first) / taken if taken else 0.0,
             fingerprint=dict(loop.fingerprint),
         )  # fmt: skip
 
@@ -339,6 +364,7 @@ def watch(
     ema: nn.Module | None = None,
     replicas: Iterable[nn.Module] = (),
     total_steps: int | None = None,
+    first_step: int = 0,
     every: int = EVERY,
     lr_band: inv08.Band | None = None,
     plateau: Callable[[int], bool] | None = None,
@@ -353,15 +379,18 @@ def watch(
 
     model: a module, wrapped or not, or several; optimizer: one or several. spec: what is meant (Spec, a mapping, a TOML
     file). scheduler, scaler: found by themselves where they are torch's. ema: the averaged model; replicas: copies that
-    must agree. every: steps between two looks of the expensive probes. lr_band, gf16, mixing, invariants: the guards of
-    the catalogue (INV-8 with `plateau(step)`, INV-3, INV-11, any other by name). ledger: a file of rows; report: where the
-    report is written at the end; say: where WARN speaks (standard error). ConfigError for what cannot be watched. With a
-    closure the gradients are looked at after the step.
+    must agree. first_step: the number of the next step, where a run is resumed. every: steps between two looks of the
+    expensive probes. lr_band, gf16, mixing, invariants: the guards of the catalogue (INV-8 with `plateau(step)`, INV-3,
+    INV-11, any other by name). ledger: a file of rows; report: where the report is written at the end; say: where WARN
+    speaks (standard error). ConfigError for what cannot be watched. The gradients of a closure are looked at when it has
+    returned for the first time.
     """
     if policy not in list(Policy):
         raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
     if every < 1:
         raise ConfigError(f"every = {every}", required="at least 1 step")
+    if first_step < 0:
+        raise ConfigError(f"first_step = {first_step}", required="at least 0, the steps taken before this run")
     module, optimizers = one_model(model), _optimizers(optimizer)
     declared = read_spec(spec)
     if total_steps is not None:
@@ -374,7 +403,7 @@ def watch(
     buffers = [plain_name(name) for name, _ in unwrapped(module).named_buffers()]
     require_names(declared, _all_names(module), modules, [name for r in RULES for name in (r.id, r.slug)], buffers)
     rows = Ledger(Path(ledger)) if ledger is not None else None
-    loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows)
+    loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows, first_step)
     loop.scheduler, loop.scaler, loop.ema, loop.replicas = scheduler, scaler, ema, tuple(replicas)
     own = declare(
         unwrapped(module), optimizers[0], Policy(policy),

@@ -40,6 +40,10 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(12, 8, generator=generator), torch.randint(0, 4, (12,), generator=generator)
 
 
+def counted(module: nn.Module, args: Any, output: Any) -> None:
+    """A hook of the user's own."""
+
+
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, clear: Any = lambda step: True) -> None:
     for step in steps:
         x, y = batch(step)
@@ -193,7 +197,7 @@ def test_a_check_that_raises_is_taken_off_duty_and_named(monkeypatch: pytest.Mon
     assert guards.finish().exit_code == 2
 
 
-def test_a_closure_is_judged_after_its_step() -> None:
+def test_a_closure_that_is_called_many_times_sets_nothing_off() -> None:
     model = nn.Linear(8, 4)
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=3)
     guards = quiet(model, optimizer)
@@ -208,6 +212,108 @@ def test_a_closure_is_judged_after_its_step() -> None:
 
         optimizer.step(closure)  # type: ignore[arg-type]
     assert guards.step == 4 and not [v for v in guards.violations if v.severity == "FAIL"]
+
+
+def test_a_closure_is_judged_before_the_step_changes_anything() -> None:
+    model = network()
+    optimizer = adam(model)
+    guards = watch(model, optimizer, policy="strict")
+    before: list[Tensor] = []
+    with pytest.raises(Stopped) as stopped:
+        for step in range(8):
+            before = [p.detach().clone() for p in model.parameters()]
+            x, y = batch(step)
+
+            def closure(step: int = step, x: Tensor = x, y: Tensor = y) -> Tensor:
+                if step != 5:
+                    optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()  # type: ignore[no-untyped-call]
+                return loss
+
+            optimizer.step(closure)  # type: ignore[arg-type]
+    assert (stopped.value.record.slug, stopped.value.record.step) == ("gradient-fresh", 5)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    guards.finish()
+
+
+def with_closures(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> list[Tensor]:
+    losses = []
+    for step in steps:
+        x, y = batch(step)
+
+        def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        losses.append(optimizer.step(closure))  # type: ignore[call-overload]
+    return losses
+
+
+def test_a_run_with_closures_is_the_same_bit_for_bit() -> None:
+    ends = []
+    for watched in (False, True):
+        model = network()
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.2, max_iter=4)
+        torch.manual_seed(1)
+        guards = quiet(model, optimizer, every=2) if watched else None
+        losses = with_closures(model, optimizer, range(4))
+        if guards is not None:
+            guards.finish()
+        ends.append([*model.state_dict().values(), *losses, torch.rand(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_resumed_run_counts_on_from_its_first_step() -> None:
+    model = network()
+    optimizer = adam(model)
+    guards = quiet(model, optimizer, total_steps=25, first_step=20)
+    train(model, optimizer, range(20, 26))
+    (found,) = [v for v in guards.violations if v.slug == "step-budget"]
+    assert found.step == 25 and guards.step == 26
+    assert 0 < guards.finish().step_ms < 1000
+    with pytest.raises(ConfigError, match="first_step = -1"):
+        quiet(model, optimizer, first_step=-1)
+
+
+@pytest.mark.parametrize("ending", ["early", "raises", "short"])
+def test_a_run_that_ends_early_is_short_only_where_nothing_says_why(ending: str) -> None:
+    model = network()
+    optimizer = adam(model)
+    guards = quiet(model, optimizer, total_steps=9)
+    if ending == "raises":
+        with pytest.raises(KeyboardInterrupt), guards:
+            train(model, optimizer, range(4))
+            raise KeyboardInterrupt
+    else:
+        train(model, optimizer, range(4))
+    report = guards.finish("the validation loss rises") if ending == "early" else guards.finish()
+    assert [v.slug for v in report.violations] == (["step-budget"] if ending == "short" else [])
+    assert ("rises" in report.outcome, "KeyboardInterrupt" in report.outcome) == (ending == "early", ending == "raises")
+
+
+def test_a_watched_model_is_copied_and_saved_without_its_guards(tmp_path: Path) -> None:
+    model = network()
+    optimizer = adam(model)
+    theirs = model.register_forward_hook(counted)
+    before = set(model.__dict__)
+    guards, others = quiet(model, optimizer), quiet(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    train(model, optimizer, range(3))
+    double = copy.deepcopy(model)
+    torch.save(model, tmp_path / "model.pt")
+    saved = torch.load(tmp_path / "model.pt", weights_only=False)
+    for other in (double, saved, copy.copy(model)):
+        assert list(other._forward_hooks.values()) == [counted]
+        other(batch(0)[0])
+    assert guards._loop.forwards == 3 and b"karat" not in (tmp_path / "model.pt").read_bytes()
+    theirs.remove()
+    guards.finish()
+    assert model._forward_hooks and not copy.deepcopy(model)._forward_hooks
+    others.finish()
+    assert not model._forward_hooks and set(model.__dict__) == before
+    torch.save(optimizer, tmp_path / "optimizer.pt")
 
 
 def test_several_optimizers_and_models_have_names_of_their_own() -> None:

@@ -28,6 +28,7 @@ class Moment:
     index: int
     step: int
     closure: bool
+    """Whether the step has a closure that was not called yet, so that its gradients are still to come."""
     forwards: int
     """Forwards in which gradients were on since the last step of this optimizer."""
     held: Sequence[Held] = ()

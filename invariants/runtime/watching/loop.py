@@ -43,7 +43,7 @@ class Loop:
     """Everything that checks share. `step` is the number of optimizer steps that were taken, of the busiest optimizer."""
 
     def __init__(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], spec: Spec, policy: Policy,
-                 every: int, say: Callable[[str], None], ledger: Ledger | None) -> None:  # fmt: skip
+                 every: int, say: Callable[[str], None], ledger: Ledger | None, first: int = 0) -> None:  # fmt: skip
         self.model, self.optimizers, self.spec, self.policy = model, tuple(optimizers), spec, policy
         self.every, self.say, self.ledger = every, say, ledger
         self.scheduler: Any = None
@@ -52,10 +52,11 @@ class Loop:
         self.replicas: tuple[nn.Module, ...] = ()
         self.attached = Attached()
         """The schedulers and loss scalers, once they were looked for; see checks/rates.py."""
-        self.raised = False
-        """Whether the loop was left by an exception of its own."""
         self.transfer = Transfer()
-        self.step = 0
+        self.step = self.first = first
+        """The next step; the first that was watched: other than 0 where a run was resumed."""
+        self.early = False
+        """Whether the run ended before its declared total: on purpose, or by an exception of the loop's own."""
         self.forwards = 0
         self.captured: Captured | None = None
         """The forward of this step, in the steps in which it is kept; see capture.py."""
@@ -103,7 +104,7 @@ class Loop:
 
     def dense(self, step: int) -> bool:
         """Whether everything is looked at in this step: in the first few, and every K."""
-        return step < DENSE or step % self.every == 0
+        return step - self.first < DENSE or step % self.every == 0
 
     # -- what checks say ----------------------------------------------------------------------------------------------
 

@@ -1,18 +1,42 @@
 """The checks of a watched loop, in the order in which they look: first those whose numbers others read."""
 
 from karat.invariants.runtime.watching.check import Check
+from karat.invariants.runtime.watching.checks.accumulation import Accumulation
+from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
+from karat.invariants.runtime.watching.checks.buffers import Buffers
 from karat.invariants.runtime.watching.checks.capture import Capture
+from karat.invariants.runtime.watching.checks.clipping import Clipping
+from karat.invariants.runtime.watching.checks.decay import Decay
+from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.checks.freshness import Freshness
+from karat.invariants.runtime.watching.checks.frozen import Frozen
 from karat.invariants.runtime.watching.checks.gradients import Gradients
+from karat.invariants.runtime.watching.checks.holdings import Holdings
 from karat.invariants.runtime.watching.checks.labels import Labels
+from karat.invariants.runtime.watching.checks.logged import LoggedLosses
+from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.losses import Losses
 from karat.invariants.runtime.watching.checks.mode import Mode
+from karat.invariants.runtime.watching.checks.movement import Movement
+from karat.invariants.runtime.watching.checks.origin import Origin
+from karat.invariants.runtime.watching.checks.overflow import Overflow
 from karat.invariants.runtime.watching.checks.probes import Probes
+from karat.invariants.runtime.watching.checks.rates import Rates
+from karat.invariants.runtime.watching.checks.reach import Reach
+from karat.invariants.runtime.watching.checks.repeats import Repeats
+from karat.invariants.runtime.watching.checks.replicas import Replicas
+from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
+from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
 from karat.invariants.runtime.watching.checks.split import Split
+from karat.invariants.runtime.watching.checks.terms import LossTerms
+from karat.invariants.runtime.watching.checks.ties import Ties
+from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 
 ORDER: tuple[type[Check], ...] = (
-    Capture, Gradients, Freshness, StepBudget, Split, Mode, Losses, Labels, Probes,
+    Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
+    SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Frozen, WeightDecay, Averages, Ties, Replicas, Buffers,
+    Overflow, Mode, Losses, Labels, Probes, Split, Repeats, Origin, LoggedLosses,
 )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ class StepBudget(Check):
         )  # fmt: skip
 
     def finish(self, loop: Loop) -> None:
+        if loop.early:
+            return
         total = loop.spec.total_steps or 0
         loop.judge(
             RULE, loop.step, RULE.margin(loop.step, total, max(total, loop.step)),

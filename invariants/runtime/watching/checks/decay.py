@@ -172,7 +172,7 @@ class Decay(Check):
         return history.geometric or any(_named_so(s) for s in driving)
 
     def finish(self, loop: Loop) -> None:
-        if self._late or loop.raised or loop.step < SHORT or loop.spec.schedule is not None:
+        if self._late or loop.early or loop.step < SHORT or loop.spec.schedule is not None:
             return
         for (index, place), history in self._histories.items():
             if place or not history.warming(loop.step) or self._exempt(loop, index, history):

@@ -105,7 +105,9 @@ class Finite(Check):
         """What the last step made is looked at here, for no step follows; and buffers, which no gradient shows."""
         tensors = {**dict(unwrapped(loop.model).named_buffers()), **loop.parameters}
         broken = [n for n, t in tensors.items() if t.is_floating_point() and bool(t.isnan().any())]
-        broken += [n for n, p in loop.parameters.items() if n not in broken and p.is_floating_point() and not is_finite(p)]
+        broken += [
+            n for n, p in loop.parameters.items() if n not in broken and p.is_floating_point() and not is_finite(p)
+        ]
         if broken and not loop.tallies[RULE.id].violations:
             loop.judge(
                 RULE, max(loop.step - 1, 0), RULE.margin(len(broken), 0),
@@ -181,6 +183,4 @@ def _look(name: str, found: list[str], module: nn.Module, args: Any, output: Any
 
 
 def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
-    return tuple(
-        (kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
-    )
+    return tuple((kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))

@@ -232,7 +232,9 @@ class Freshness(Check):
                 handle.remove()
 
 
-def _split(numbers: list[float], sizes: tuple[int, int, int]) -> tuple[list[float], list[float], list[float], list[float]]:
+def _split(
+    numbers: list[float], sizes: tuple[int, int, int]
+) -> tuple[list[float], list[float], list[float], list[float]]:
     """The numbers of one anchor, three kinds, and the rest."""
     a, b, c = sizes[0], sizes[0] + sizes[1], sum(sizes)
     return numbers[:a], numbers[a:b], numbers[b:c], numbers[c:]

@@ -181,7 +181,9 @@ class Holdings(Check):
         if self._elsewhere is None:
             self._elsewhere = others_hold(loop.optimizers)
         if not self._elsewhere:
-            self._say(loop, moment.step, dict(loop.parameters), "every parameter of the model is frozen: no step moves any")
+            self._say(
+                loop, moment.step, dict(loop.parameters), "every parameter of the model is frozen: no step moves any"
+            )
 
     def _say(self, loop: Loop, step: int, those: dict[str, Tensor], message: str) -> None:
         self._settled.update(id(p) for p in those.values())
@@ -248,5 +250,3 @@ class _Shared:
 
     def _added(self, parameter: Tensor) -> None:
         self.count += 1
-
-

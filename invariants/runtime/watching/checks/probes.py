@@ -165,7 +165,9 @@ def _twins(replay: Replay) -> Outcome:
         for axis, size in enumerate(p.shape):
             value, slope = p.detach().transpose(0, axis), g.detach().transpose(0, axis)
             if size > 1 and bool((value == value[:1]).all() and (slope == slope[:1]).all() and slope.any()):
-                message = f"all {size} slices of {name} along axis {axis} are equal and get equal gradients: they stay one"
+                message = (
+                    f"all {size} slices of {name} along axis {axis} are equal and get equal gradients: they stay one"
+                )
                 found.append(twins.RULE.warn(message, name, evidence="equal bits in value and gradient"))
                 break
     outcome = twins.look(replay)

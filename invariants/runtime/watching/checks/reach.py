@@ -187,7 +187,9 @@ class Reach(Check):
             held[i] for i in moment.missing
             if not held[i].parameter.requires_grad and held[i].name and id(held[i].parameter) not in seen.settled
         ]  # fmt: skip
-        stopped = {h.name: h.parameter for h in off if id(h.parameter) in seen.reached and not covered(h.name, spec.frozen)}
+        stopped = {
+            h.name: h.parameter for h in off if id(h.parameter) in seen.reached and not covered(h.name, spec.frozen)
+        }
         other = {h.name: h.parameter for h in off if moment.step == 0 and not covered(h.name, spec.frozen)}
         names = list(loop.parameters)
         for those, message in (
@@ -208,7 +210,9 @@ class Reach(Check):
 
     def _say_zero(self, loop: Loop, seen: Seen, those: dict[str, Tensor], severity: Severity, why: str) -> None:
         message = f"the gradient of {spoken(those, list(loop.parameters))} is exactly zero: {why}"
-        self._judge(loop, self._first(seen, those), those, message, severity, f"in {DENSE} steps in a row, from the first")
+        self._judge(
+            loop, self._first(seen, those), those, message, severity, f"in {DENSE} steps in a row, from the first"
+        )
         seen.settled.update(id(p) for p in those.values())
 
     def _say_lost(self, loop: Loop, seen: Seen, lost: dict[str, Tensor], by: str) -> None:
@@ -260,7 +264,9 @@ class Reach(Check):
             "not called, or the output unused" if none else "its gradient is zero throughout, though it is connected"
         )  # fmt: skip
         message = f"{spoken(unused, list(loop.parameters))} not used by the loss in {steps} steps: {why}"
-        evidence = f"{len(unused)} parameters that the optimizer holds: {len(none)} without a gradient, the rest all zero"
+        evidence = (
+            f"{len(unused)} parameters that the optimizer holds: {len(none)} without a gradient, the rest all zero"
+        )
         self._judge(loop, moment.step, unused, message, Severity.WARN, evidence)
         seen.settled.update(id(p) for p in unused.values())
 

@@ -127,7 +127,7 @@ class SchedulerSteps(Check):
             self._never(loop, moment.index, moment.step, f"half of the {total} steps are done, and ")
 
     def finish(self, loop: Loop) -> None:
-        if not loop.raised and loop.step >= SHORT:
+        if not loop.early and loop.step >= SHORT:
             for index in range(len(loop.optimizers)):
                 self._never(loop, index, loop.step, "")
 

@@ -160,4 +160,3 @@ def _is_part(given: Given, name: str) -> bool:
             return False
         node = below[0]
     return False
-

@@ -1,0 +1,1 @@
+"""Guards as callbacks: `callbacks.huggingface` for Trainer, `callbacks.lightning` for Lightning. Each needs its package."""
