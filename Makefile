@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup coq-tools run test verify verify-slow coq accept-coq second-opinion claims fuzz lint format bench bench-guards
+.PHONY: help setup coq-tools run test verify verify-slow coq accept-coq second-opinion claims rules fuzz lint format bench bench-guards
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ accept-coq: $(READY)  ## show what the Coq statements of ID say now, and pin the
 
 claims: $(READY)  ## decide every claim of the source documents and write docs/claims.md
 	$(BIN)/python -m karat.proofs.claims --write docs/claims.md
+
+rules: $(READY)  ## write the pages of the RUN family, docs/rules/, from its records
+	$(BIN)/python -m karat.invariants.run.pages --write docs/rules
 
 second-opinion: $(READY)  ## ask cvc5 every query that Z3 was asked: 0 nothing contradicted, 2 a contradiction
 	$(BIN)/python -m karat.proofs.second_opinion

@@ -28,7 +28,8 @@ sys.path.insert(0, str(TESTS))
 from corpus.loops.case import Attach, Case, Clean  # noqa: E402
 
 SUBJECTS = (
-    "schedule", "gradients", "accumulation", "parameters", "semantics", "numerics", "data", "state", "search",
+    "schedule", "schedulers", "reach", "terms", "fresh", "finite", "accumulation", "clipping", "scaling", "parameters", "copies",
+    "semantics", "modes", "outputs", "numerics", "data", "state", "search",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""
@@ -208,9 +209,12 @@ class Judged:
 
     @property
     def detections(self) -> list[Seen]:
-        """What was seen from the first effect on, by rules that are silent on the twin; the right cause first in a step."""
-        silent = {seen.slug for seen in self.twin.seen}
-        found = [s for s in self.buggy.seen if s.slug not in silent and s.step >= (self.case.first_effect or 0)]
+        """What was seen by rules that are silent on the twin; within a step the right cause comes first.
+
+        Before the first effect only the right cause counts: a checkpoint may be judged before anything is resumed from it.
+        """
+        silent, effect, rules = {seen.slug for seen in self.twin.seen}, self.case.first_effect or 0, self.case.rules
+        found = [s for s in self.buggy.seen if s.slug not in silent and (s.step >= effect or s.slug in rules)]
         return sorted(found, key=lambda s: (s.step, s.slug not in self.case.rules, s.severity != "FAIL"))
 
     @property
@@ -225,7 +229,7 @@ class Judged:
 
     @property
     def delay(self) -> int | None:
-        """Steps from the first effect to the first detection; None where either does not exist."""
+        """Steps from the first effect to the first detection, below 0 when it was foreseen; None without either."""
         if self.caught is None or self.case.first_effect is None:
             return None
         return self.caught.step - self.case.first_effect
@@ -255,8 +259,7 @@ def judge(case: Case, watch: Guards, rivals: bool = True) -> Judged:
 def cases() -> list[Case]:
     """Every buggy loop of the corpus, in the order of its modules."""
     names = [f"corpus.loops.{subject}" for subject in SUBJECTS]
-    found = [importlib.import_module(name) for name in names if importlib.util.find_spec(name) is not None]
-    return [case for module in found for case in module.CASES]
+    return [case for module in map(importlib.import_module, names) for case in module.CASES]
 
 
 def clean_loops() -> list[Clean]:

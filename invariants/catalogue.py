@@ -22,6 +22,7 @@ from karat.invariants.inv09_qk_gain import INVARIANT as QK_GAIN
 from karat.invariants.inv10_asha_rungs import INVARIANT as ASHA_RUNGS
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
 from karat.invariants.plugins import Found, discover
+from karat.invariants.run.limit01_comparisons import INVARIANT as RUN_LIMITS
 from karat.invariants.theorems import THEOREMS
 
 
@@ -45,6 +46,7 @@ BUILT_IN: tuple[Invariant, ...] = tuple(
             QK_GAIN,
             ASHA_RUNGS,
             MHC_DOUBLY_STOCHASTIC,
+            RUN_LIMITS,
         ),
     )
 )

@@ -20,7 +20,9 @@ from karat.core.policy import Policy
 from karat.core.report import read_lock
 from karat.invariants import template
 from karat.invariants.catalogue import catalogue, find, found
-from karat.invariants.standing import lock_path
+from karat.invariants.run.catalogue import RULES, find_rule
+from karat.invariants.run.pages import page
+from karat.invariants.standing import LOCK, lock_path
 from karat.trainer.audit.command import add_options, audit_log
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
@@ -67,8 +69,8 @@ def parser() -> argparse.ArgumentParser:
         help="strict (default) judges by current proofs only",
     )  # fmt: skip
     add_options(commands.add_parser("audit", help="judge a finished run from its log alone"))
-    page = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
-    page.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
+    explained = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
+    explained.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
     commands.add_parser("verify", help="prove the catalogue; trainer verify --help shows its options")
     return top
 
@@ -144,8 +146,12 @@ def _explain(name: str | None) -> int:
     if name is None:
         for invariant in catalogue():
             print(f"{invariant.id:<8} {invariant.slug:<24} {invariant.statement}")
+        for rule in RULES:
+            print(f"{rule.id:<8} {rule.slug:<24} {rule.statement}")
         for error in found().broken:
             print(f"left out: {error}", file=sys.stderr)
+    elif name.lower().startswith("run-") or name in [rule.slug for rule in RULES]:
+        _print_markdown(page(find_rule(name), read_lock(LOCK)))
     else:
         invariant = find(name, (*catalogue(), template.INVARIANT))
         print(explain(invariant, read_lock(lock_path(invariant))), end="")

@@ -77,12 +77,14 @@ class Rule:
     def margin(self, value: float, *bounds: float) -> float:
         """The signed distance to the limit, in the rule's unit; not finite for what is no number."""
         if self.form is Form.AT_MOST:
-            return float(limits.at_most(value, *bounds))
+            return float(limits.at_most(value, bounds[0]))
         if self.form is Form.AT_LEAST:
-            return float(limits.at_least(value, *bounds))
+            return float(limits.at_least(value, bounds[0]))
         if self.form is Form.WITHIN:
-            return float(limits.within(value, *bounds, FLOAT))
-        return float(limits.agrees(value, *bounds, FLOAT))
+            low, high = bounds
+            return float(limits.within(value, low, high, FLOAT))
+        declared, tolerance = bounds
+        return float(limits.agrees(value, declared, tolerance, FLOAT))
 
     def holds_for(self, value: float, *bounds: float) -> bool:
         """Whether the number is within its limit; NaN and infinities are not."""

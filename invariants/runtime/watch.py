@@ -242,7 +242,7 @@ class Watch:
         loop = self._loop
         if id(check) in loop.off_duty:
             return
-        began = time.perf_counter() if loop.step % TIMED == 0 else 0.0
+        began = time.perf_counter() if loop.step % TIMED == TIMED // 2 else 0.0
         try:
             method(loop, *given)
         except (Stopped, ConfigError):
@@ -282,7 +282,7 @@ class Watch:
         loop = self._loop
         lower = self._declared.not_checked.get("INV-8, lower end", "")
         own = [g.summary(lower if id_ == "INV-8" else "") for id_, g in self._declared.monitor.guards.items()]
-        timed = max(1, (loop.step + TIMED - 1) // TIMED)
+        timed = max(1, (loop.step + TIMED // 2 - 1) // TIMED)
         spread = {name: seconds / timed for name, seconds in loop.seconds.items()}
         scale = (self._seconds / max(loop.step, 1)) / (sum(spread.values()) or 1.0)
         tallies = sorted(loop.tallies.values(), key=lambda t: int(t.rule.id.partition("-")[2]))

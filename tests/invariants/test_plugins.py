@@ -197,7 +197,9 @@ def test_watch_takes_others_by_id(offer: Offer) -> None:
     with pytest.raises(Stopped, match=r"ACME-1 one violated at step 2 .*\n  observed   norm = 200 "):
         loop(1)
     assert torch.equal(model.weight, before)
-    assert [(s.invariant, s.checks, s.violations) for s in guards.finish()] == [("ACME-1", 3, 1)]
+    assert [(s.invariant, s.checks, s.violations) for s in guards.finish() if s.invariant[:3] != "RUN"] == [
+        ("ACME-1", 3, 1)
+    ]
     with pytest.raises(ConfigError, match="ACME-1 is declared twice"):
         watch(model, optimizer, invariants={"one": norms, "ACME-1": norms})
     with pytest.raises(KaratError, match="no invariant 'twelve'"):

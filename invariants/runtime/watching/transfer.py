@@ -45,8 +45,8 @@ def numbers_of(tensors: list[Tensor]) -> list[float]:
         return []
     first = tensors[0]
     if all(t.dtype is first.dtype and t.device == first.device for t in tensors):
-        return torch.stack(tensors).tolist()  # type: ignore[no-any-return]
+        return torch.stack(tensors).tolist()
     devices = {t.device for t in tensors}
     if len(devices) == 1:
-        return torch.stack([t.double() for t in tensors]).tolist()  # type: ignore[no-any-return]
+        return torch.stack([t.double() for t in tensors]).tolist()
     return [float(t) for t in tensors]

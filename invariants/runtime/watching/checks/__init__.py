@@ -12,6 +12,7 @@ from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.rates import Rates
 from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
 from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
+from karat.invariants.runtime.watching.checks.split import Split
 
 ORDER: tuple[type[Check], ...] = (
     Capture,
@@ -25,6 +26,7 @@ ORDER: tuple[type[Check], ...] = (
     Accumulation,
     Clipping,
     LossScale,
+    Split,
 )
 
 

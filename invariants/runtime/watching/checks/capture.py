@@ -36,7 +36,7 @@ class Capture(Check):
         )
         for path, tensor in leaves(output):
             if tensor.requires_grad and tensor.is_floating_point():
-                self._handles.append(tensor.register_hook(partial(_arrived, captured, path)))
+                self._handles.append(tensor.register_hook(partial(_arrived, captured, path)))  # type: ignore[no-untyped-call]
         loop.captured, loop.capture_next = captured, False
 
     def after_step(self, loop: Loop, moment: Moment) -> None:

@@ -117,8 +117,8 @@ class Freshness(Check):
         chosen = min(fit, key=lambda h: h.parameter.numel())
         anchor = Anchor(chosen.name or "a parameter of the optimizer", chosen.parameter, [])
         anchor.handles = [
-            chosen.parameter.register_hook(partial(_no_change, anchor)),
-            chosen.parameter.register_post_accumulate_grad_hook(anchor.added),
+            chosen.parameter.register_hook(partial(_no_change, anchor)),  # type: ignore[no-untyped-call]
+            chosen.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
         ]
         anchor.renew()
         self._anchors[moment.index] = anchor
