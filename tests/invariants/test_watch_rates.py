@@ -232,6 +232,10 @@ def test_a_warm_up_that_does_not_end() -> None:
     one(loop(40, slow, total_steps=40), "warmup-ends", "WARN", 21, "more than half of the 40 steps")
     one(loop(40, slow), "warmup-ends", "WARN", 40, "ended while the learning rate still rose")
     assert loop(12, slow) == []  # a trial
+    long = functools.partial(schedulers.OneCycleLR, max_lr=0.1, total_steps=200)
+    one(loop(40, long), "warmup-ends", "WARN", 40, "OneCycleLR")
+    late = functools.partial(schedulers.OneCycleLR, max_lr=0.1, total_steps=41, pct_start=0.8)
+    assert loop(40, late, total_steps=40) == []
     assert loop(40, functools.partial(schedulers.LambdaLR, lr_lambda=lambda n: min(1.0, (n + 1) / 20))) == []
     assert loop(40, rate=lambda s: 1e-6 * 1.2**s) == []  # a range test
 

@@ -168,8 +168,13 @@ class Decay(Check):
             )  # fmt: skip
 
     def _exempt(self, loop: Loop, index: int, history: History) -> bool:
-        driving = [s for s in loop.attached.driving(index) if not isinstance(s, lr_scheduler.OneCycleLR)]
-        return history.geometric or any(_named_so(s) for s in driving)
+        """Whether rises are meant: of a range test, of cycles, of one cycle that is no longer than the run."""
+        total = loop.spec.total_steps or loop.step
+        driving = loop.attached.driving(index)
+        one = [s for s in driving if isinstance(s, lr_scheduler.OneCycleLR)]
+        if any(s.total_steps <= total + 2 for s in one):
+            return True
+        return history.geometric or any(_named_so(s) for s in driving if s not in one)
 
     def finish(self, loop: Loop) -> None:
         if self._late or loop.early or loop.step < SHORT or loop.spec.schedule is not None:
