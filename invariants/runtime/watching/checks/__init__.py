@@ -3,6 +3,7 @@
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.capture import Capture
+from karat.invariants.runtime.watching.checks.collapse import Collapse
 from karat.invariants.runtime.watching.checks.freshness import Freshness
 from karat.invariants.runtime.watching.checks.gradients import Gradients
 from karat.invariants.runtime.watching.checks.labels import Labels
@@ -12,7 +13,7 @@ from karat.invariants.runtime.watching.checks.probes import Probes
 from karat.invariants.runtime.watching.checks.split import Split
 
 ORDER: tuple[type[Check], ...] = (
-    Capture, Gradients, Freshness, StepBudget, Split, Mode, Losses, Labels, Probes,
+    Capture, Gradients, Freshness, StepBudget, Split, Mode, Losses, Collapse, Labels, Probes,
 )  # fmt: skip
 
 

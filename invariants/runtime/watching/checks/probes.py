@@ -165,7 +165,9 @@ def _twins(replay: Replay) -> Outcome:
         for axis, size in enumerate(p.shape):
             value, slope = p.detach().transpose(0, axis), g.detach().transpose(0, axis)
             if size > 1 and bool((value == value[:1]).all() and (slope == slope[:1]).all() and slope.any()):
-                message = f"all {size} slices of {name} along axis {axis} are equal and get equal gradients: they stay one"
+                message = (
+                    f"all {size} slices of {name} along axis {axis} are equal and get equal gradients: they stay one"
+                )
                 found.append(twins.RULE.warn(message, name, evidence="equal bits in value and gradient"))
                 break
     outcome = twins.look(replay)
@@ -227,7 +229,7 @@ def _inputs(replay: Replay, functions: Functions) -> Outcome:
     """As in preflight; positions need not mix in a model that has nothing to mix them with."""
     reading = replay.captured.readings.get(replay.captured.main or ())
     batched = [t for t in replay.captured.inputs.values() if t.ndim and reading is not None and len(t) == reading.rows]
-    several = reading is not None and reading.rows >= 4 and len(reading.targets.unique()) > 1
+    several = reading is not None and reading.rows >= 4 and len(torch.unique(reading.targets)) > 1
     if reading is not None and several and batched and all(bool((t == t[:1]).all()) for t in batched):
         message = f"all {reading.rows} samples of the inputs are the same, their targets are not"
         return [positions.RULE.warn(message, evidence="equal bits in every input of the batch")]
