@@ -22,7 +22,7 @@ FIRST_ENTROPIES = 10
 
 class Collapse(Check):
     rules = (COLLAPSE,)
-    interval = "first steps, every 8th, every K"
+    interval = "first steps, every 8th, from 64 on every 128th"
 
     def __init__(self) -> None:
         self._entropies: dict[str, list[float]] = {}

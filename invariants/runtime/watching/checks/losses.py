@@ -1,6 +1,6 @@
 """RUN-28, 29, 49, and the weights of RUN-12: what the gradient at the outputs tells of the loss.
 
-Read in the first steps, every K, and every LIGHT steps; see reading.py for how.
+Read in the first steps, every K, and between them as `light` has it; see reading.py for how.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ from karat.invariants.runtime.watching.reading import Reading, part, read, read_
 from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
 from karat.invariants.runtime.watching.weights import Weights, judged
 
-LIGHT = 8
-"""Steps between two looks that cost one pass over the outputs."""
+LIGHT, SETTLED, RARE = 8, 64, 128
+"""Steps between two looks that cost one pass over the outputs, until it is SETTLED, and from then on."""
 MOST_OUTPUTS = 4
+
+
+def light(step: int) -> bool:
+    """Whether the outputs are looked at in this step, beside the dense ones."""
+    return step % (LIGHT if step <= SETTLED else RARE) == 0
 
 
 class Losses(Check):
     rules = (FIRST_LOSS, SOFTMAX, REDUCTION, ACCUMULATION)
-    interval = "first steps, every 8th, every K"
+    interval = "first steps, every 8th, from 64 on every 128th"
 
     def __init__(self) -> None:
         self._versions: dict[Any, int] = {}
@@ -215,7 +220,7 @@ class Losses(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._weights.end()
-        if (moment.step + 1) % LIGHT == 0:
+        if light(moment.step + 1):
             loop.capture_next = True
 
     def finish(self, loop: Loop) -> None:
