@@ -14,7 +14,7 @@ RULE = Rule(
     unit="inputs",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first step, every K",
+    when="first step, step K, then after twice as many",
     limits=(
         "inputs named mask, label, type, position, length or index",
         "a weak effect counts as one",

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="every 8th step",
+    when="every 8th step, from 64 on every 128th",
     limits=(
         "seen in steps that are looked at",
         "the first 8 steps count only after outputs differed",

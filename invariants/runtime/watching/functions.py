@@ -33,18 +33,10 @@ class Functions(TorchFunctionMode):
     ) -> Any:
         named = dict(kwargs or {})
         result = func(*args, **named)
-        if func is F.scaled_dot_product_attention:
-            q, k = (
-                named.get(name, args[place] if place < len(args) else None)
-                for place, name in enumerate(("query", "key"))
-            )
-            self.lengths.append((q.shape[-2], k.shape[-2]))
-        elif func is F.multi_head_attention_forward:
-            q, k = (
-                named.get(name, args[place] if place < len(args) else None)
-                for place, name in enumerate(("query", "key"))
-            )
-            self.lengths.append((q.shape[0], k.shape[0]))
+        if func is F.scaled_dot_product_attention or func is F.multi_head_attention_forward:
+            q, k = (named[name] if name in named else args[place] for place, name in enumerate(("query", "key")))
+            axis = -2 if func is F.scaled_dot_product_attention else 0
+            self.lengths.append((q.shape[axis], k.shape[axis]))
         elif func in SOFTMAX or func in SIGMOID:
             self.weighted = self.weighted or func in SOFTMAX
             self.squashed[id(result)] = ("softmax" if func in SOFTMAX else "sigmoid", result)

@@ -47,7 +47,7 @@ def certain(captured: Captured, path: Path) -> int | None:
     """
     reading = captured.readings.get(path)
     if reading is not None:
-        p, several = reading.probabilities, len(reading.targets[reading.counts].unique()) > 1
+        p, several = reading.probabilities, len(torch.unique(reading.targets[reading.counts])) > 1
     else:
         x, g = captured.outputs[path], captured.gradients.get(path)
         if g is None or x.ndim < 2 or x.shape[-1] < 3 or g.shape != x.shape:
@@ -58,5 +58,5 @@ def certain(captured: Captured, path: Path) -> int | None:
         p, several = part(x).double().softmax(-1), x.shape[0] >= LEAST_SURE
     if not several or float(p.amax(-1).min()) < SURE:
         return None
-    classes = p.argmax(-1).unique()
+    classes = torch.unique(p.argmax(-1))
     return int(classes[0]) if len(classes) == 1 else None

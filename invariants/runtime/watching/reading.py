@@ -83,12 +83,14 @@ def _read(output: Tensor, gradient: Tensor) -> Reading | None:
         return None
     alive = g.any(-1)
     size = g.abs().amax(-1)
-    if int(alive.sum()) < LEAST_ROWS or bool((g.sum(-1).abs() > (rough + 1e-5) * g.abs().sum(-1) + 1e-30)[alive].any()):
+    if int(alive.sum()) < LEAST_ROWS:
         return None
     p = x.softmax(-1)
     at_target = p.gather(-1, g.argmin(-1, keepdim=True)).squeeze(-1)
     soft = alive & (at_target < 1 - SHARP)
     if int(soft.sum()) < LEAST_ROWS or not bool((soft & (p.amax(-1) < TELLING)).any()):
+        return None
+    if bool((g.sum(-1).abs() > (rough + 1e-4) * g.abs().sum(-1))[soft].any()):
         return None
     fitted = _fit(p, g, size, soft, rough, 0.0)
     smoothing = 0.0

@@ -54,7 +54,7 @@ class Weights:
         if small:
             self.anchor = min(small, key=Tensor.numel)
             if isinstance(self.anchor, torch.nn.Parameter):
-                self.handles.append(self.anchor.register_post_accumulate_grad_hook(self._added))
+                self.handles.append(self.anchor.register_post_accumulate_grad_hook(self._added))  # type: ignore[no-untyped-call]
 
     def _added(self, parameter: Tensor) -> None:
         if parameter.grad is not None and plain(parameter.grad):
@@ -70,7 +70,7 @@ class Weights:
             main = max(several, key=Tensor.numel)
             place = len(self.later)
             self.later.append(None)
-            self.handles.append(main.register_hook(partial(self._read, place, main.detach())))
+            self.handles.append(main.register_hook(partial(self._read, place, main.detach())))  # type: ignore[no-untyped-call]
 
     def _read(self, place: int, output: Tensor, gradient: Tensor) -> None:
         with torch.no_grad():

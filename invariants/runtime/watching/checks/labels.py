@@ -13,7 +13,7 @@ from karat.invariants.run.run39_targets import RULE as TARGETS
 from karat.invariants.run.run40_padding import RULE as PADDING
 from karat.invariants.run.run41_labels import RULE as LABELS
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.losses import LIGHT
+from karat.invariants.runtime.watching.checks.losses import light
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.reading import Reading
 from karat.invariants.runtime.watching.tokens import counted_padding, relation, token_inputs, trailing
@@ -35,7 +35,7 @@ SHIFTED = {
 
 class Labels(Check):
     rules = (TARGETS, PADDING, LABELS)
-    interval = "first steps, every 8th, every K"
+    interval = "first steps, every 8th, from 64 on every 128th"
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None
@@ -73,7 +73,7 @@ class Labels(Check):
         targets, inputs = logged.get("targets"), logged.get("inputs")
         if self._known or not isinstance(targets, Tensor) or not _whole(targets):
             return
-        if not (loop.dense(loop.step) or loop.step % LIGHT == 0):
+        if not (loop.dense(loop.step) or light(loop.step)):
             return
         counts = (targets != loop.spec.ignore_index) & (targets >= 0)
         classes = loop.spec.classes

@@ -1,12 +1,11 @@
-"""RUN-28, 29, 36, 49, and the weights of RUN-12: what the gradient at the outputs tells of the loss.
+"""RUN-28, 29, 49, and the weights of RUN-12: what the gradient at the outputs tells of the loss.
 
-Read in the first steps, every K, and every LIGHT steps; see reading.py for how.
+Read in the first steps, every K, and between them as `light` has it; see reading.py for how.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
 from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run29_softmax import RULE as SOFTMAX
-from karat.invariants.run.run36_collapse import RULE as COLLAPSE
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
 from karat.invariants.runtime.preflight.first_loss import FAR, LOW
 from karat.invariants.runtime.preflight.trees import spelled
@@ -24,31 +22,27 @@ from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.outputs import certain, differ, spread_of
 from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
 from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
 from karat.invariants.runtime.watching.weights import Weights, judged
 
-LIGHT = 8
-"""Steps between two looks that cost one pass over the outputs."""
+LIGHT, SETTLED, RARE = 8, 64, 128
+"""Steps between two looks that cost one pass over the outputs, until it is SETTLED, and from then on."""
 MOST_OUTPUTS = 4
-EARLY = 3
-"""Looks at the start, against which later ones are compared."""
-SHRUNK = 0.06
-LEFT = 0.1
-"""Of a logged entropy, over its mean of the first ten."""
-FIRST_ENTROPIES = 10
+
+
+def light(step: int) -> bool:
+    """Whether the outputs are looked at in this step, beside the dense ones."""
+    return step % (LIGHT if step <= SETTLED else RARE) == 0
 
 
 class Losses(Check):
-    rules = (FIRST_LOSS, SOFTMAX, COLLAPSE, REDUCTION, ACCUMULATION)
-    interval = "first steps, every 8th, every K"
+    rules = (FIRST_LOSS, SOFTMAX, REDUCTION, ACCUMULATION)
+    interval = "first steps, every 8th, from 64 on every 128th"
 
     def __init__(self) -> None:
         self._versions: dict[Any, int] = {}
         self._first: set[str] = set()
-        self._entropies: dict[str, list[float]] = {}
-        self._spreads: dict[str, list[float]] = {}
         self._resumed: dict[int, bool] = {}
         self._weights = Weights()
         self._why = "no output of the model with a gradient was seen"
@@ -81,7 +75,6 @@ class Losses(Check):
             reading = read(captured.outputs[path], captured.gradients[path])
             if reading is not None and not reading.against_each_other:
                 captured.readings[path] = reading
-        self._collapse(loop, moment, captured)
         reading = captured.readings.get(captured.main) if captured.main is not None else None
         if reading is None:
             self._why = "the gradient at the outputs is not that of a cross-entropy of class indices"
@@ -178,6 +171,8 @@ class Losses(Check):
         path = captured.main
         if path is None or captured.outputs[path].ndim < 2 or captured.outputs[path].shape[-1] < 3:
             return
+        if captured.gradients[path].dtype is torch.float16:  # the other entries may have underflowed
+            return
         x, g = part(captured.outputs[path]).double(), part(captured.gradients[path]).double()
         alive = g.any(-1)
         x, g = x[alive], g[alive]
@@ -223,55 +218,9 @@ class Losses(Check):
             },
         )  # fmt: skip
 
-    # -- 36 -----------------------------------------------------------------------------------------------------------
-
-    def _collapse(self, loop: Loop, moment: Moment, captured: Captured) -> None:
-        path = captured.main
-        if path is None:
-            return
-        x = captured.outputs[path]
-        if x.ndim < 1 or x.shape[0] < 4 or not differ(captured, x.shape[0]):
-            return
-        seen = spread_of(x)
-        if not math.isfinite(seen.size):
-            return
-        before = self._spreads.setdefault(captured.root, [])
-        shrunk = len(before) == EARLY and seen.typical < min(SHRUNK * min(before), 0.05 * seen.size)
-        if len(before) < EARLY and not seen.equal:
-            before.append(seen.typical)
-        message, evidence = "", f"spread over the samples {seen.typical:.3g}, largest output {seen.size:.3g}"
-        if seen.equal and (before or moment.step >= LIGHT):  # before that, a head of zeros that has not moved yet
-            message = f"the outputs are the same for all {x.shape[0]} samples of a batch that differ"
-        elif shrunk:
-            message = f"the outputs differ by {seen.typical:.2g} between samples, {min(before):.2g} at the start: they collapse"
-        elif (name := certain(captured, path)) is not None:
-            message = f"the model is certain of class {name} for all {x.shape[0]} samples, whatever they are"
-        if not seen.equal or message:
-            loop.judge(
-                COLLAPSE, moment.step, COLLAPSE.margin(float(bool(message)), 0.0),
-                lambda: {"message": message, "where": captured.root, "evidence": evidence},
-            )  # fmt: skip
-
-    def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
-        """An entropy that the loop logs as a number."""
-        for name, value in logged.items():
-            if "entropy" not in name or "cross" in name or not isinstance(value, float) or not math.isfinite(value):
-                continue
-            held = self._entropies.setdefault(name, [])
-            if len(held) < FIRST_ENTROPIES:
-                held.append(value)
-                continue
-            start = sum(held) / len(held)
-            if start > 0:
-                message = f"the logged {name} fell from {start:.3g} to {value:.3g}: the policy is certain of everything"
-                loop.judge(
-                    COLLAPSE, loop.step, COLLAPSE.margin(float(0 <= value < LEFT * start), 0.0),
-                    lambda message=message, name=name: {"message": message, "where": name},  # type: ignore[misc]
-                )  # fmt: skip
-
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._weights.end()
-        if (moment.step + 1) % LIGHT == 0:
+        if light(moment.step + 1):
             loop.capture_next = True
 
     def finish(self, loop: Loop) -> None:
@@ -294,7 +243,8 @@ def _last_function(captured: Captured, loop: Loop) -> str:
         main = outputs.get(captured.main or ())
         if main is None:
             return ""
-        for name, result in functions.squashed.values():
-            if result.numel() == main.numel() and torch.equal(result.detach().flatten(), main.flatten()):
-                return name
-    return ""
+        found = [
+            name for name, result in functions.squashed.values()
+            if result.numel() == main.numel() and torch.equal(result.detach().flatten(), main.flatten())
+        ]  # fmt: skip
+    return found[0] if found else ""

@@ -1,0 +1,78 @@
+"""RUN-36: different inputs give different outputs: in the forwards that are kept, and by an entropy that the loop logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from karat.invariants.run.run36_collapse import RULE as COLLAPSE
+from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.checks.losses import LIGHT
+from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.outputs import certain, differ, spread_of
+
+EARLY = 3
+"""Looks at the start, against which later ones are compared."""
+SHRUNK = 0.06
+LEFT = 0.1
+"""Of a logged entropy, over its mean of the first ten."""
+FIRST_ENTROPIES = 10
+
+
+class Collapse(Check):
+    rules = (COLLAPSE,)
+    interval = "first steps, every 8th, from 64 on every 128th"
+
+    def __init__(self) -> None:
+        self._entropies: dict[str, list[float]] = {}
+        self._spreads: dict[str, list[float]] = {}
+
+    def before_step(self, loop: Loop, moment: Moment) -> None:
+        captured = loop.captured
+        path = captured.main if captured is not None else None
+        if captured is None or path is None or not captured.gradients:
+            return
+        x = captured.outputs[path]
+        if x.ndim < 1 or x.shape[0] < 4 or not differ(captured, x.shape[0]):
+            return
+        seen = spread_of(x)
+        if not math.isfinite(seen.size):
+            return
+        before = self._spreads.setdefault(captured.root, [])
+        shrunk = len(before) == EARLY and seen.typical < min(SHRUNK * min(before), 0.05 * seen.size)
+        if len(before) < EARLY and not seen.equal:
+            before.append(seen.typical)
+        message, evidence = "", f"spread over the samples {seen.typical:.3g}, largest output {seen.size:.3g}"
+        if seen.equal and (before or moment.step >= LIGHT):  # before that, a head of zeros that has not moved yet
+            message = f"the outputs are the same for all {x.shape[0]} samples of a batch that differ"
+        elif shrunk:
+            message = f"the outputs differ by {seen.typical:.2g} between samples, {min(before):.2g} at the start: they collapse"
+        elif (name := certain(captured, path)) is not None:
+            message = f"the model is certain of class {name} for all {x.shape[0]} samples, whatever they are"
+        if not seen.equal or message:
+            loop.judge(
+                COLLAPSE, moment.step, COLLAPSE.margin(float(bool(message)), 0.0),
+                lambda: {"message": message, "where": captured.root, "evidence": evidence},
+            )  # fmt: skip
+
+    def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
+        """An entropy that the loop logs as a number."""
+        for name, value in logged.items():
+            if "entropy" not in name or "cross" in name or not isinstance(value, float) or not math.isfinite(value):
+                continue
+            held = self._entropies.setdefault(name, [])
+            if len(held) < FIRST_ENTROPIES:
+                held.append(value)
+                continue
+            start = sum(held) / len(held)
+            if start > 0:
+                message = f"the logged {name} fell from {start:.3g} to {value:.3g}: the policy is certain of everything"
+                loop.judge(
+                    COLLAPSE, loop.step, COLLAPSE.margin(float(0 <= value < LEFT * start), 0.0),
+                    lambda message=message, name=name: {"message": message, "where": name},  # type: ignore[misc]
+                )  # fmt: skip
+
+    def finish(self, loop: Loop) -> None:
+        if not loop.tallies[COLLAPSE.id].checks:
+            loop.not_checked(COLLAPSE, "no outputs of four samples or more, of inputs that differ, were seen")
