@@ -19,6 +19,7 @@ from karat.invariants.runtime.watching.graph import is_step, walk
 from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.naming import unwrapped
 from karat.invariants.runtime.watching.probing import checkpointed
+from karat.invariants.runtime.watching.unsaved import Unsaved
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Seams:
         if compiled(loop.model):
             return
         for name, module in _parts(unwrapped(loop.model)):
-            self._handles.append(module.register_forward_pre_hook(self._taken(name), with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._gave(name)))
+            self._handles.append(Unsaved(module, self._taken(name), before=True))
+            self._handles.append(Unsaved(module, self._gave(name)))
 
     def found(self) -> list[Seam]:
         """Of this step."""
@@ -84,7 +85,7 @@ class Seams:
         self._handles, self._given, self._seams, self._inputs = [], [], [], []
 
     def _gave(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if replaying():
                 return
             on = torch.is_grad_enabled()

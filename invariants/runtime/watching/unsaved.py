@@ -1,4 +1,4 @@
-"""Forward hooks that stay behind: a copy of the module, or a file that it is saved in whole, has none of them.
+"""Hooks on modules that stay behind: a copy of the module, or a file that it is saved in whole, has none of them.
 
 Without this `torch.save(model)` would fail on the hook, and copy.deepcopy(model), as for an average of the weights, would
 give the copy's forwards to the guards too.
@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 _OWN: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
-_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs")
+_AFTER, _BEFORE = "_forward_hooks", "_forward_pre_hooks"
+_HOOKS = (_AFTER, _BEFORE, f"{_AFTER}_with_kwargs", f"{_BEFORE}_with_kwargs")
 _STATE = "__getstate__"
 
 
 class Unsaved:
-    """A forward hook, with keyword arguments, on a module; `remove` takes it off."""
+    """A hook after each forward of a module, or before, with keyword arguments; `remove` takes it off."""
 
-    def __init__(self, module: nn.Module, hook: Callable[..., None]) -> None:
+    def __init__(self, module: nn.Module, hook: Callable[..., None], *, before: bool = False) -> None:
         _OWN.add(hook)
         self._module = weakref.ref(module)
-        self._handle = module.register_forward_hook(hook, with_kwargs=True)
+        register: Callable[..., Any] = module.register_forward_pre_hook if before else module.register_forward_hook
+        self._handle = register(hook, with_kwargs=True)
         if _STATE not in module.__dict__:
             module.__dict__[_STATE] = _state_of(self._module)
 
@@ -32,8 +34,13 @@ class Unsaved:
         """Takes the hook off; the module is then as it was found."""
         self._handle.remove()
         module = self._module()
-        if module is not None and not any(hook in _OWN for hook in module._forward_hooks.values()):
+        if module is not None and not _own(module.__dict__):
             module.__dict__.pop(_STATE, None)
+
+
+def _own(state: Mapping[str, Any]) -> set[int]:
+    """The numbers under which the hooks of the guards are held."""
+    return {id_ for name in (_AFTER, _BEFORE) for id_, hook in state.get(name, {}).items() if hook in _OWN}
 
 
 def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:
@@ -44,7 +51,7 @@ def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:
         given = getattr(type(module), _STATE)(module)
         if not isinstance(given, dict):
             return given
-        own = {id_ for id_, hook in given.get("_forward_hooks", {}).items() if hook in _OWN}
+        own = _own(given)
         kept = {name: value for name, value in given.items() if name != _STATE}
         for name in _HOOKS:
             if name in kept:
