@@ -37,6 +37,7 @@ class Captured:
     training: bool
     autocast: tuple[tuple[str, torch.dtype], ...]
     gradients: dict[Path, Tensor] = field(default_factory=dict)
+    _kept: Kept | None = field(default=None, repr=False)
 
     @property
     def inputs(self) -> dict[Path, Tensor]:
@@ -58,12 +59,20 @@ class Captured:
         changes one puts it back."""
         kept = Kept(self.module, (), (self.args, self.kwargs), parameters=False)
         _REPLAYS.append(self)
+        self._kept = kept
         try:
             with torch.no_grad():
                 yield
         finally:
             _REPLAYS.pop()
+            self._kept = None
             kept.put_back()
+
+    def rewind(self) -> None:
+        """Inside `undisturbed`: makes everything what it was at its start, so that a forward that counts its calls, or
+        remembers the last one, does the same again."""
+        if self._kept is not None:
+            self._kept.put_back()
 
     def again(
         self, edits: Mapping[Path, Tensor] | None = None, *, training: bool | None = None, seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class Moment:
     @property
     def norm(self) -> float:
         """The 2-norm of all gradients that were looked at: exact when `whole`, a lower bound when not."""
-        return float(sum(n * n for n in self.norms.values())) ** 0.5
+        return math.sqrt(sum(n * n for n in self.norms.values()))
 
     @property
     def scaled(self) -> bool:

@@ -68,7 +68,8 @@ def _zeros(probe: Probe, silent: Mapping[str, Tensor], verdict: Verdict) -> None
     if len(zero) > 1 and probe.change(list(zero.values()), STRONG).real:
         verdict.asleep = zero
     closed = {n: p for n, p in silent.items() if n not in verdict.asleep and n not in verdict.lost}
-    if closed and probe.change(list(closed.values()), STRONG).real:
+    every = list(closed.values())
+    if closed and not probe.change(every, SLIGHT).real and probe.change(every, STRONG).real:
         verdict.closed = closed
 
 

@@ -8,6 +8,7 @@ chosen, branches that start at zero, gradients that the loop takes away.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -36,13 +37,15 @@ ALL_ZERO = 3
 class Seen:
     """Of one optimizer, by the ids of its parameters. reached: had a gradient that is not zero. settled: nothing more is
     to be said. since: the step from which on it is silent. versions: counters of changes when first seen silent, of those
-    that have no gradient. without: their module runs under no_grad."""
+    that have no gradient. without: their module runs under no_grad. at_times: silent in some steps, in others not."""
 
     reached: set[int] = field(default_factory=set)
     settled: set[int] = field(default_factory=set)
     since: dict[int, int] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
     without: dict[int, str] = field(default_factory=dict)
+    at_times: set[str] = field(default_factory=set)
+    follows: set[int] = field(default_factory=set)
     probes: int = 0
     zeros: int = 0
     watched: bool = True
@@ -115,13 +118,16 @@ class Reach(Check):
     def _silent(self, loop: Loop, moment: Moment, seen: Seen, silent: list[int]) -> None:
         held = moment.held
         named = {held[i].name: held[i].parameter for i in silent}
-        for p in named.values():
+        for name, p in named.items():
+            if id(p) in seen.reached:
+                seen.at_times.add(_alike(name))
             if id(p) not in seen.since:
                 seen.since[id(p)] = moment.step
                 if p.grad is None:
                     seen.versions[id(p)] = p._version
         if moment.whole:
             now = {id(p) for p in named.values()}
+            seen.at_times.update(_alike(loop.names[key]) for key in seen.since if key not in now and key in loop.names)
             seen.since = {key: step for key, step in seen.since.items() if key in now}
         self._all_zero(loop, moment, seen, silent)
         if seen.probes >= MOST_PROBES and not loop.dense(moment.step):
@@ -136,19 +142,23 @@ class Reach(Check):
             first = {n: p for n, p in named.items() if seen.since[id(p)] == 0}
             with loop.captured.undisturbed():
                 probe = Probe(loop.captured)
-                if probe.able:
-                    self._say(loop, seen, judged(probe, named, lasting=lasting and len(first) == len(named)))
+                verdict = judged(probe, named, lasting=lasting and len(first) == len(named)) if probe.able else None
+                if verdict is not None and probe.steady:
+                    self._say(loop, seen, verdict)
                     return
         self._between(loop, moment, seen, named)
 
     def _say(self, loop: Loop, seen: Seen, verdict: Verdict) -> None:
-        cut = {} if is_copy(verdict.cut, loop.parameters) else verdict.cut
+        if is_copy({**verdict.cut, **verdict.lost}, loop.parameters):
+            seen.follows.update(id(p) for p in (*verdict.cut.values(), *verdict.lost.values()))
+        cut = {n: p for n, p in verdict.cut.items() if not self._follows(seen, p)}
+        lost = {n: p for n, p in verdict.lost.items() if not self._follows(seen, p)}
         seen.without.update({id(p): "its module runs under no_grad" for p in verdict.without.values()})
         if cut:
             self._say_cut(loop, seen, cut, "something between cuts it (detach, no_grad, .data, a new tensor)",
                           "moved a little, the outputs follow, and no path of autograd leads to it")  # fmt: skip
-        if verdict.lost:
-            self._say_lost(loop, seen, verdict.lost, verdict.by)
+        if lost:
+            self._say_lost(loop, seen, lost, verdict.by)
         if verdict.asleep:
             self._say_zero(
                 loop, seen, verdict.asleep, Severity.FAIL,
@@ -187,7 +197,9 @@ class Reach(Check):
             held[i] for i in moment.missing
             if not held[i].parameter.requires_grad and held[i].name and id(held[i].parameter) not in seen.settled
         ]  # fmt: skip
-        stopped = {h.name: h.parameter for h in off if id(h.parameter) in seen.reached and not covered(h.name, spec.frozen)}
+        stopped = {
+            h.name: h.parameter for h in off if id(h.parameter) in seen.reached and not covered(h.name, spec.frozen)
+        }
         other = {h.name: h.parameter for h in off if moment.step == 0 and not covered(h.name, spec.frozen)}
         names = list(loop.parameters)
         for those, message in (
@@ -208,7 +220,9 @@ class Reach(Check):
 
     def _say_zero(self, loop: Loop, seen: Seen, those: dict[str, Tensor], severity: Severity, why: str) -> None:
         message = f"the gradient of {spoken(those, list(loop.parameters))} is exactly zero: {why}"
-        self._judge(loop, self._first(seen, those), those, message, severity, f"in {DENSE} steps in a row, from the first")
+        self._judge(
+            loop, self._first(seen, those), those, message, severity, f"in {DENSE} steps in a row, from the first"
+        )
         seen.settled.update(id(p) for p in those.values())
 
     def _say_lost(self, loop: Loop, seen: Seen, lost: dict[str, Tensor], by: str) -> None:
@@ -225,6 +239,10 @@ class Reach(Check):
             },
         )  # fmt: skip
         seen.settled.update(id(p) for p in lost.values())
+
+    def _follows(self, seen: Seen, p: Tensor) -> bool:
+        """Whether it began as a copy of others, or somebody moves it though it has no gradient: a teacher, a target."""
+        return id(p) in seen.follows or seen.versions.get(id(p), p._version) != p._version
 
     def _first(self, seen: Seen, those: dict[str, Tensor]) -> int:
         return min(seen.since[id(p)] for p in those.values())
@@ -251,6 +269,10 @@ class Reach(Check):
             and self._expected(loop, h) and _is_silent(h.parameter)
             and seen.versions.get(id(h.parameter), h.parameter._version) == h.parameter._version
         }  # fmt: skip
+        connected = [n for n, p in unused.items() if p.grad is not None]
+        whole = groups(connected, list(loop.parameters))
+        free = {n for n in connected if n in whole and unused[n].dim() < 2}  # a shift that the loss does not feel
+        unused = {n: p for n, p in unused.items() if n not in free and _alike(n) not in seen.at_times}
         if not unused or not seen.reached:
             return
         steps = moment.step + 1
@@ -260,7 +282,9 @@ class Reach(Check):
             "not called, or the output unused" if none else "its gradient is zero throughout, though it is connected"
         )  # fmt: skip
         message = f"{spoken(unused, list(loop.parameters))} not used by the loss in {steps} steps: {why}"
-        evidence = f"{len(unused)} parameters that the optimizer holds: {len(none)} without a gradient, the rest all zero"
+        evidence = (
+            f"{len(unused)} parameters that the optimizer holds: {len(none)} without a gradient, the rest all zero"
+        )
         self._judge(loop, moment.step, unused, message, Severity.WARN, evidence)
         seen.settled.update(id(p) for p in unused.values())
 
@@ -272,6 +296,11 @@ class Reach(Check):
             lambda: {"message": message, "where": next(iter(groups(those, list(loop.parameters))), ""),
                      "evidence": evidence, "severity": severity},
         )  # fmt: skip
+
+
+def _alike(name: str) -> str:
+    """The name without numbers: the same for the members of a list, such as experts."""
+    return re.sub(r"\.\d+\.", ".*.", name)
 
 
 def _is_silent(parameter: Tensor) -> bool:
