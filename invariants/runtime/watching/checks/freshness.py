@@ -8,19 +8,15 @@ closures, and other optimizers' backward passes do not disturb it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run11_gradient_fresh import RULE
+from karat.invariants.runtime.watching.anchors import Anchor, called, fit, no_change, split
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import spoken
 from karat.invariants.runtime.watching.loop import Held, Loop
-from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.seams import compiled
 
 MOST_ANCHORS = 3
@@ -30,52 +26,6 @@ SAME = 1e-5
 EMPTY, SKIPPED = 2, 4
 """Steps in a row without any gradient, until that is said: from the start, and where there were some before."""
 BEFORE = "gradients from before the first step are left: what it applies is their sum with the new ones"
-
-
-@dataclass
-class Anchor:
-    """One parameter, and what its gradient went through since the last step of its optimizer.
-
-    cleared: an accumulation began from no gradient. left: norms of what was there at the start of each accumulation that
-    did not. repeats: differences between a gradient that is added and what was there. brought: norms of what was added,
-    once a step applied nothing. applied: what the last step applied.
-    """
-
-    name: str
-    parameter: Tensor
-    place: int
-    handles: list[Any]
-    backwards: int = 0
-    cleared: bool = False
-    first: bool = True
-    left: list[Tensor] = field(default_factory=list)
-    repeats: list[Tensor] = field(default_factory=list)
-    brought: list[Tensor] = field(default_factory=list)
-    measured: bool = False
-    applied: tuple[int, float] | None = None
-    calls: int = 0
-    """Forwards of the module that has it, counted where the loop does not call the model as a whole."""
-
-    def arrives(self, gradient: Tensor) -> None:
-        """Before a gradient is added to the parameter's own."""
-        held = self.parameter.grad
-        if self.measured:
-            self.brought.append(torch.linalg.vector_norm(gradient.detach()))
-        if held is None:
-            self.cleared = True
-        elif not self.cleared or self.backwards == 1:
-            self.left.append(torch.linalg.vector_norm(held.detach()))
-            if self.backwards == 1:
-                self.repeats.append(torch.linalg.vector_norm(held.detach() - gradient.detach()))
-
-    def added(self, parameter: Tensor) -> None:
-        """After it was added."""
-        self.backwards += 1
-
-    def renew(self) -> None:
-        """After a step."""
-        self.backwards, self.cleared, self.first, self.calls = 0, False, False, 0
-        self.left, self.repeats, self.brought = [], [], []
 
 
 class Freshness(Check):
@@ -124,7 +74,7 @@ class Freshness(Check):
         evidence = ""
         for anchor in anchors:
             sizes = len(anchor.left), len(anchor.repeats), len(anchor.brought)
-            left, repeats, came, numbers = _split(numbers, sizes)
+            left, repeats, came, numbers = split(numbers, sizes)
             brought = max([brought, *came])
             if anchor.parameter.grad is None:
                 continue
@@ -248,7 +198,7 @@ class Freshness(Check):
             for parameter in module.parameters(recurse=False):
                 anchor = anchors.pop(id(parameter), None)
                 if anchor is not None:
-                    self._counting.append(module.register_forward_hook(partial(_called, anchor)))
+                    self._counting.append(module.register_forward_hook(partial(called, anchor)))
 
     def _stop_counting(self) -> None:
         for handle in self._counting:
@@ -268,12 +218,12 @@ class Freshness(Check):
 
     def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
         """The smallest parameter of the model, of those outside it, and of the last group."""
-        fit = [i for i in places if _fit(held[i])]
-        last = max((held[i].group for i in fit), default=0)
+        able = [i for i in places if fit(held[i])]
+        last = max((held[i].group for i in able), default=0)
         kinds = (
-            [i for i in fit if held[i].name],
-            [i for i in fit if not held[i].name],
-            [i for i in fit if held[i].group == last and last],
+            [i for i in able if held[i].name],
+            [i for i in able if not held[i].name],
+            [i for i in able if held[i].group == last and last],
         )
         chosen = {min(kind, key=lambda i: held[i].parameter.numel()) for kind in kinds if kind}
         anchors = [
@@ -281,7 +231,7 @@ class Freshness(Check):
         ]
         for anchor in anchors[:MOST_ANCHORS]:
             anchor.handles = [
-                anchor.parameter.register_hook(partial(_no_change, anchor)),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_hook(partial(no_change, anchor)),  # type: ignore[no-untyped-call]
                 anchor.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
             ]
         self._anchors[index] = anchors
@@ -290,28 +240,3 @@ class Freshness(Check):
         for anchor in self._anchors.pop(place, []):
             for handle in anchor.handles:
                 handle.remove()
-
-
-def _split(
-    numbers: list[float], sizes: tuple[int, int, int]
-) -> tuple[list[float], list[float], list[float], list[float]]:
-    """The numbers of one anchor, three kinds, and the rest."""
-    a, b, c = sizes[0], sizes[0] + sizes[1], sum(sizes)
-    return numbers[:a], numbers[a:b], numbers[b:c], numbers[c:]
-
-
-def _fit(held: Held) -> bool:
-    p = held.parameter
-    if not (p.is_leaf and p.requires_grad) or torch.nn.parameter.is_lazy(p):
-        return False
-    return bool(p.numel()) and plain(p) and (p.grad is None or plain(p.grad))
-
-
-def _called(anchor: Anchor, module: Any, args: Any, output: Any) -> None:
-    if torch.is_grad_enabled():
-        anchor.calls += 1
-
-
-def _no_change(anchor: Anchor, gradient: Tensor) -> None:
-    with torch.no_grad():
-        anchor.arrives(gradient)

@@ -8,10 +8,6 @@ chosen, branches that start at zero, gradients that the loop takes away.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-
-import torch
 from torch import Tensor
 
 from karat.invariants.run.rule import Severity
@@ -23,32 +19,21 @@ from karat.invariants.runtime.watching.grouping import groups, spoken
 from karat.invariants.runtime.watching.loop import DENSE, Held, Loop
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.probing import Probe
-from karat.invariants.runtime.watching.reduction import is_zero
 from karat.invariants.runtime.watching.seams import Seams
-from karat.invariants.runtime.watching.silence import Verdict, is_copy, judged
+from karat.invariants.runtime.watching.silence import (
+    Seen,
+    Verdict,
+    alike,
+    is_copy,
+    is_silent,
+    judged,
+    several_processes,
+)
 
 MOST_PROBES = 6
 """Steps of an optimizer, beyond the first ones, in which the forward is run again."""
 ALL_ZERO = 3
 """First steps in a row in which every gradient is zero, until that is said."""
-
-
-@dataclass
-class Seen:
-    """Of one optimizer, by the ids of its parameters. reached: had a gradient that is not zero. settled: nothing more is
-    to be said. since: the step from which on it is silent. versions: counters of changes when first seen silent, of those
-    that have no gradient. without: their module runs under no_grad. at_times: silent in some steps, in others not."""
-
-    reached: set[int] = field(default_factory=set)
-    settled: set[int] = field(default_factory=set)
-    since: dict[int, int] = field(default_factory=dict)
-    versions: dict[int, int] = field(default_factory=dict)
-    without: dict[int, str] = field(default_factory=dict)
-    at_times: set[str] = field(default_factory=set)
-    follows: set[int] = field(default_factory=set)
-    probes: int = 0
-    zeros: int = 0
-    watched: bool = True
 
 
 class Reach(Check):
@@ -81,7 +66,7 @@ class Reach(Check):
             silent += [i for i, n in norms.items() if n == 0 and id(held[i].parameter) not in seen.settled]
         if seen.watched:
             seen.reached.update(id(held[i].parameter) for i, n in norms.items() if n != 0)
-        silent = [i for i in silent if self._expected(loop, held[i]) and _is_silent(held[i].parameter)]
+        silent = [i for i in silent if self._expected(loop, held[i]) and is_silent(held[i].parameter)]
         if moment.missing or moment.step == 0:
             self._switched_off(loop, moment, seen)
         if silent:
@@ -120,21 +105,21 @@ class Reach(Check):
         named = {held[i].name: held[i].parameter for i in silent}
         for name, p in named.items():
             if id(p) in seen.reached:
-                seen.at_times.add(_alike(name))
+                seen.at_times.add(alike(name))
             if id(p) not in seen.since:
                 seen.since[id(p)] = moment.step
                 if p.grad is None:
                     seen.versions[id(p)] = p._version
         if moment.whole:
             now = {id(p) for p in named.values()}
-            seen.at_times.update(_alike(loop.names[key]) for key in seen.since if key not in now and key in loop.names)
+            seen.at_times.update(alike(loop.names[key]) for key in seen.since if key not in now and key in loop.names)
             seen.since = {key: step for key, step in seen.since.items() if key in now}
         self._all_zero(loop, moment, seen, silent)
         if seen.probes >= MOST_PROBES and not loop.dense(moment.step):
             return
         if loop.captured is None:
             loop.capture_next = True
-        elif _several_processes():
+        elif several_processes():
             loop.not_checked(THROUGH, "with several processes a forward is not run again by one of them")
         else:
             seen.probes += not loop.dense(moment.step)
@@ -266,13 +251,13 @@ class Reach(Check):
         unused = {
             h.name: h.parameter for h in moment.held
             if id(h.parameter) not in seen.reached and id(h.parameter) not in seen.settled
-            and self._expected(loop, h) and _is_silent(h.parameter)
+            and self._expected(loop, h) and is_silent(h.parameter)
             and seen.versions.get(id(h.parameter), h.parameter._version) == h.parameter._version
         }  # fmt: skip
         connected = [n for n, p in unused.items() if p.grad is not None]
         whole = groups(connected, list(loop.parameters))
         free = {n for n in connected if n in whole and unused[n].dim() < 2}  # a shift that the loss does not feel
-        unused = {n: p for n, p in unused.items() if n not in free and _alike(n) not in seen.at_times}
+        unused = {n: p for n, p in unused.items() if n not in free and alike(n) not in seen.at_times}
         if not unused or not seen.reached:
             return
         steps = moment.step + 1
@@ -296,17 +281,3 @@ class Reach(Check):
             lambda: {"message": message, "where": next(iter(groups(those, list(loop.parameters))), ""),
                      "evidence": evidence, "severity": severity},
         )  # fmt: skip
-
-
-def _alike(name: str) -> str:
-    """The name without numbers: the same for the members of a list, such as experts."""
-    return re.sub(r"\.\d+\.", ".*.", name)
-
-
-def _is_silent(parameter: Tensor) -> bool:
-    return parameter.grad is None or is_zero(parameter.grad)
-
-
-def _several_processes() -> bool:
-    parallel = torch.distributed
-    return parallel.is_available() and parallel.is_initialized() and parallel.get_world_size() > 1
