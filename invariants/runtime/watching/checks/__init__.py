@@ -1,6 +1,7 @@
 """The checks of a watched loop, in the order in which they look: first those whose numbers others read."""
 
 from karat.invariants.runtime.watching.check import Check
+from karat.invariants.runtime.watching.checks.autocast import Autocast
 from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.buffers import Buffers
@@ -16,7 +17,7 @@ from karat.invariants.runtime.watching.checks.ties import Ties
 
 ORDER: tuple[type[Check], ...] = (
     Capture, Gradients, Freshness, StepBudget,
-    Movement, Frozen, WeightDecay, Averages, Ties, Replicas, Buffers, Overflow,
+    Movement, Frozen, WeightDecay, Averages, Ties, Replicas, Buffers, Overflow, Autocast,
 )  # fmt: skip
 
 

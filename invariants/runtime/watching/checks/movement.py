@@ -7,8 +7,8 @@ and of those that the counter says were passed over.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
+from operator import eq
 
 import torch
 from torch import Tensor
@@ -33,12 +33,12 @@ from karat.invariants.runtime.watching.samples import (
     window,
 )
 
-MOST_READ = 64
+MOST_READ = 32
 """Parameters whose counters are read in a step."""
 APART = 4
 """Steps between two samples of a parameter in turn."""
-FEW = 16
-"""Elements of a parameter that are kept from one step to the next."""
+FEW, MOST_KEPT = 16, 8
+"""Elements of a parameter, and parameters, that are kept from one step to the next."""
 PATIENCE = {True: 2, False: 8}
 """Looks in a row at which a parameter stands still: of torch's own optimizers, of others, which may collect steps."""
 TOO_LARGE, IN_A_ROW = 1.0, 3
@@ -58,15 +58,15 @@ class Followed:
     wrote: bool = False
     looked: range = field(default_factory=lambda: range(0))
     before: list[int] = field(default_factory=list)
-    left: tuple[range, list[int], Tensor | None] | None = None
+    left: tuple[range, list[int], Tensor | None, range] | None = None
     usual: set[int] = field(default_factory=set)
     """Those that the loop itself writes to between steps, from its first steps on."""
     still: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Place -> first step at which it stood still, and how many looks in a row."""
-    urgent: set[int] = field(default_factory=set)
+    urgent: dict[int, int] = field(default_factory=dict)
+    """Place -> first step at which its counter stood still: it is sampled in the next step."""
     large: dict[int, tuple[int, int]] = field(default_factory=dict)
     zero: set[int] = field(default_factory=set)
-    rates: deque[float] = field(default_factory=lambda: deque(maxlen=2))
 
     def __post_init__(self) -> None:
         for place, held in enumerate(self.held):
@@ -125,7 +125,7 @@ class Movement(Check):
         dense = loop.dense(step)
         places = followed.places
         looked = followed.looked = window(len(places), MOST_READ, step)
-        followed.before = versions(held[places[n]].parameter for n in looked)
+        followed.before = versions([held[places[n]].parameter for n in looked])
         if dense:
             due = places
         else:
@@ -162,24 +162,27 @@ class Movement(Check):
         if followed is None or moment.closure:
             return
         held, places = followed.held, followed.places
-        now = versions(held[places[n]].parameter for n in followed.looked)
-        if followed.counters:
+        now = versions([held[places[n]].parameter for n in followed.looked])
+        if not any(map(eq, followed.before, now)):
+            followed.wrote = True
+        elif followed.counters:
             for n, old, new in zip(followed.looked, followed.before, now, strict=True):
                 if new != old:
                     followed.wrote = True
                 elif places[n] in moment.grads:
-                    followed.urgent.add(places[n])
+                    followed.urgent.setdefault(places[n], moment.step)
         taken = self._taken.pop(moment.index, None)
         if taken:
             self._measure(loop, moment, followed, taken, dict(zip((places[n] for n in followed.looked), zip(
                 followed.before, now, strict=True), strict=True)))  # fmt: skip
-        ends = None
+        ends, kept = None, range(0)
         if step_matters(places, followed):
             try:
-                ends = torch.cat([followed.few[places[n]] for n in followed.looked])
+                kept = window(len(followed.looked), MOST_KEPT, moment.step)
+                ends = torch.cat([followed.few[places[followed.looked[n]]] for n in kept])
             except (RuntimeError, ValueError):  # on several devices, of several types
                 ends = None
-        followed.left = (followed.looked, now, ends)
+        followed.left = (followed.looked, now, ends, kept)
 
     def _measure(
         self, loop: Loop, moment: Moment, followed: Followed, taken: list[tuple[int, Tensor, Tensor]],
@@ -235,10 +238,10 @@ class Movement(Check):
         passed_over = look.update == 0 and not look.written
         if not passed_over:
             followed.still.pop(look.place, None)
-            followed.urgent.discard(look.place)
+            followed.urgent.pop(look.place, None)
             loop.held_for(MOVES, step, MOVES.margin(0, 1))
             return
-        first, count = followed.still.get(look.place, (step, 0))
+        first, count = followed.still.get(look.place, (followed.urgent.get(look.place, step), 0))
         followed.still[look.place] = (first, count + 1)
         patience = PATIENCE[native(optimizer) and followed.held[look.place].parameter.requires_grad]
         loop.judge(
@@ -291,9 +294,9 @@ class Movement(Check):
         left, followed.left = followed.left, None
         if left is None:
             return
-        looked, counts, ends = left
+        looked, counts, ends, kept = left
         places = followed.places
-        now = versions(followed.held[places[n]].parameter for n in looked)
+        now = versions([followed.held[places[n]].parameter for n in looked])
         if now == counts:
             return
         touched = [places[n] for n, a, b in zip(looked, counts, now, strict=True) if a != b]
@@ -303,9 +306,10 @@ class Movement(Check):
             return
         if not fresh or ends is None:
             return
-        followed.usual.update(fresh)
+        seen = {places[looked[k]] for k in kept}
+        followed.usual.update(p for p in fresh if p in seen)
         changed, start = [], 0
-        for n in looked:
+        for n in (looked[k] for k in kept):
             end = start + len(followed.few[places[n]])
             if places[n] in fresh:
                 old = ends[start:end]
