@@ -208,9 +208,12 @@ class Judged:
 
     @property
     def detections(self) -> list[Seen]:
-        """What was seen from the first effect on, by rules that are silent on the twin; the right cause first in a step."""
-        silent = {seen.slug for seen in self.twin.seen}
-        found = [s for s in self.buggy.seen if s.slug not in silent and s.step >= (self.case.first_effect or 0)]
+        """What was seen by rules that are silent on the twin; within a step the right cause comes first.
+
+        Before the first effect only the right cause counts: a checkpoint may be judged before anything is resumed from it.
+        """
+        silent, effect, rules = {seen.slug for seen in self.twin.seen}, self.case.first_effect or 0, self.case.rules
+        found = [s for s in self.buggy.seen if s.slug not in silent and (s.step >= effect or s.slug in rules)]
         return sorted(found, key=lambda s: (s.step, s.slug not in self.case.rules, s.severity != "FAIL"))
 
     @property
@@ -225,7 +228,7 @@ class Judged:
 
     @property
     def delay(self) -> int | None:
-        """Steps from the first effect to the first detection; None where either does not exist."""
+        """Steps from the first effect to the first detection, below 0 when it was foreseen; None without either."""
         if self.caught is None or self.case.first_effect is None:
             return None
         return self.caught.step - self.case.first_effect

@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None, attach: Any = silent_watch) -> int:
     summary = summarise(judged, clean, alarms) | {"seconds": round(time.perf_counter() - began, 1)}
     console = Console(width=None if sys.stdout.isatty() else 190)
     console.print(table_of(judged, options.rivals))
-    console.print(clean_table(judged, clean))
+    if (said := clean_table(judged, clean)).row_count:
+        console.print(said)
     console.print(summary_table(summary))
     if options.json:
         write_text(options.json, json.dumps(record(judged, clean, summary), indent=1) + "\n")
@@ -103,12 +104,21 @@ def exit_code(summary: dict[str, Any]) -> int:
 def table_of(judged: list[Judged], rivals: bool) -> Table:
     """A row to each buggy loop."""
     table = Table(title="Loops with a silent bug, and their clean twins", title_justify="left")
-    for name, just in (("case", "left"), ("about", "left"), ("effect", "right"), ("caught", "right"), ("delay", "right"),
-                       ("by", "left"), ("severity", "left"), ("cause", "left"), ("twin", "left")):  # fmt: skip
-        table.add_column(name, justify=just, no_wrap=True, max_width=52 if name == "about" else None)  # type: ignore[arg-type]
-    if rivals:
-        for name in RIVALS:
-            table.add_column(name)
+    widths = {"about": 36, "by": 40, "twin": 24}
+    for name in (
+        "case",
+        "about",
+        "effect",
+        "caught",
+        "delay",
+        "by",
+        "severity",
+        "cause",
+        "twin",
+        *(RIVALS if rivals else ()),
+    ):
+        just: Any = "right" if name in ("effect", "caught", "delay") else "left"
+        table.add_column(name, justify=just, no_wrap=True, min_width=len(name), max_width=widths.get(name))
     for j in judged:
         effect = "end" if j.case.first_effect is None else str(j.case.first_effect)
         if j.broken:
@@ -127,7 +137,7 @@ def table_of(judged: list[Judged], rivals: bool) -> Table:
 
 
 def clean_table(judged: list[Judged], clean: dict[str, Run]) -> Table:
-    """What was said of runs of which nothing should be said; no rows when nothing was."""
+    """What was said of runs of which nothing should be said; no rows when nothing was, which is as it should be."""
     table = Table(title="Said of clean runs", title_justify="left")
     for name in ("run", "rule", "severity", "step", "said"):
         table.add_column(name, overflow="fold")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from corpus.loops.case import Attach, Clean
+from corpus.loops.case import Attach, Case, Clean
 from torch import Tensor, nn
 
 D, H, K = 16, 32, 4
@@ -20,6 +21,17 @@ SIZE = 32
 def clean(run: Callable[[Attach], None]) -> Clean:
     """The loop of this function, named after it and described by its docstring."""
     return Clean(run.__name__.replace("_", "-"), (run.__doc__ or "").strip(), run)
+
+
+def buggy(
+    about: str, *rules: str, effect: int | None = 0, source: str = "", needs: str = ""
+) -> Callable[[Callable[[Attach, bool], None]], Case]:
+    """The loop of the function that follows, named after it; `effect` is the first step at which the bug tells."""
+
+    def made(run: Callable[[Attach, bool], None]) -> Case:
+        return Case(run.__name__.replace("_", "-"), about, frozenset(rules), effect, run, source, needs)
+
+    return made
 
 
 def labelled(count: int = 256, classes: int = K, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -93,3 +105,31 @@ class Language(nn.Module):
 def next_token(logits: Tensor, targets: Tensor, **options: int | str) -> Tensor:
     """Mean cross-entropy of (B, T, V) logits and (B, T) targets, in nats."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), **options)  # type: ignore[arg-type]
+
+
+def train_classifier(
+    guards: Any, model: nn.Module, optimizer: torch.optim.Optimizer, pairs: Any, tell: bool = True
+) -> None:
+    """Trains a classifier on pairs of inputs and labels, and logs what it was given."""
+    for x, y in pairs:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        guards.log(loss=loss.item(), **({"inputs": x, "targets": y} if tell else {}))
+
+
+def classifier(out: int = K) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A small model and its optimizer."""
+    model = mlp(out=out)
+    return model, torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+
+def train_language(guards: Any, model: nn.Module, optimizer: torch.optim.Optimizer, pairs: Any, **ignore: int) -> None:
+    """Trains a language model on pairs of inputs and targets, and logs them."""
+    for x, y in pairs:
+        loss = next_token(model(x), y, **ignore)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        guards.log(loss=loss.item(), inputs=x, targets=y)
