@@ -36,6 +36,8 @@ class Buffer:
     version: int
     values: Tensor | None = None
     bad: bool = False
+    own: tuple[int, ...] = ()
+    """The counters of the module's parameters at the start."""
     early: bool = False
     """Whether it was written to between the attachment and the first step, in train mode or by the module itself."""
 
@@ -111,6 +113,7 @@ class Buffers(Check):
             b.bad = not is_finite(tensor)
             if b.still is not None:
                 b.early = b.writes() != b.version and (not b.norm or b.module.training)
+                b.own = tuple(p._version for p in b.module.parameters(recurse=False))
                 b.values, b.version = spread(tensor).clone(), b.writes()
                 self._still.append(b)
         means = [b for b in self._buffers if b.norm and b.key == "running_mean"]
@@ -147,7 +150,7 @@ class Buffers(Check):
             if not torch.equal(now, b.values) and bool(now.isfinite().all()):
                 moved.append(b)
         loud = [b for b in moved if b.still is Severity.FAIL]
-        quiet = [b for b in moved if b.still is Severity.WARN and b.module.training and _stands(b.module)]
+        quiet = [b for b in moved if b.still is Severity.WARN and b.module.training and _stands(b)]
         for found, severity in ((loud, Severity.FAIL), (quiet, Severity.WARN)):
             if found:
                 self._drifts(loop, step, found, severity)
@@ -182,6 +185,7 @@ def _not_finite(b: Buffer, tensor: Tensor, nan: bool, step: int) -> dict[str, An
     }  # fmt: skip
 
 
-def _stands(module: nn.Module) -> bool:
+def _stands(b: Buffer) -> bool:
     """Whether the parameters of a norm that moves its statistics are not moved otherwise, as those of a target network."""
-    return all(not p.requires_grad and p.grad is None and p._version <= 1 for p in module.parameters(recurse=False))
+    own = list(b.module.parameters(recurse=False))
+    return b.own == tuple(p._version for p in own) and not any(p.requires_grad or p.grad is not None for p in own)

@@ -7,7 +7,6 @@ and of those that the counter says were passed over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from operator import eq
 
 import torch
@@ -19,11 +18,11 @@ from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run54_update_ratio import RULE as RATIO
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks.rounding import Look, Rounding
-from karat.invariants.runtime.watching.loop import Held, Loop
+from karat.invariants.runtime.watching.followed import Followed
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.samples import (
     alike,
-    fit,
     native,
     norms32,
     rate_of,
@@ -37,55 +36,14 @@ MOST_READ = 32
 """Parameters whose counters are read in a step."""
 APART = 4
 """Steps between two samples of a parameter in turn."""
-FEW, MOST_KEPT = 16, 8
-"""Elements of a parameter, and parameters, that are kept from one step to the next."""
+MOST_KEPT = 8
+"""Parameters of which a few elements are kept from one step to the next."""
 PATIENCE = {True: 2, False: 8}
 """Looks in a row at which a parameter stands still: of torch's own optimizers, of others, which may collect steps."""
 TOO_LARGE, IN_A_ROW = 1.0, 3
-
-
-@dataclass
-class Followed:
-    """The parameters of one optimizer that samples can be taken of, and what is known of each between steps."""
-
-    held: list[Held]
-    groups: list[tuple[int, int]]
-    places: list[int] = field(default_factory=list)
-    views: dict[int, Tensor] = field(default_factory=dict)
-    few: dict[int, Tensor] = field(default_factory=dict)
-    counters: bool = True
-    """Whether the optimizer writes in a way that counters see."""
-    wrote: bool = False
-    looked: range = field(default_factory=lambda: range(0))
-    before: list[int] = field(default_factory=list)
-    left: tuple[range, list[int], Tensor | None, range] | None = None
-    usual: set[int] = field(default_factory=set)
-    """Those that the loop itself writes to between steps, from its first steps on."""
-    still: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Place -> first step at which it stood still, and how many looks in a row."""
-    urgent: dict[int, int] = field(default_factory=dict)
-    """Place -> first step at which its counter stood still: it is sampled in the next step."""
-    large: dict[int, tuple[int, int]] = field(default_factory=dict)
-    zero: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        for place, held in enumerate(self.held):
-            if fit(held.parameter):
-                self.places.append(place)
-                self.renew(place)
-
-    def renew(self, place: int) -> None:
-        self.views[place] = spread(self.held[place].parameter)
-        self.few[place] = spread(self.held[place].parameter, FEW)
-
-    def view(self, place: int) -> Tensor | None:
-        """The sample of a parameter, wherever its numbers are now; None where none can be taken any more."""
-        parameter, view = self.held[place].parameter, self.views[place]
-        if parameter.data_ptr() != view.data_ptr() or parameter.device != view.device:
-            if not fit(parameter):
-                return None
-            self.renew(place)
-        return self.views[place]
+DESIGN, JUMP = 3, 0.05
+"""First steps between which a loop may show that it writes to parameters by design; and the share of a parameter's norm from
+which a later change counts as one."""
 
 
 class Movement(Check):
@@ -176,7 +134,7 @@ class Movement(Check):
             self._measure(loop, moment, followed, taken, dict(zip((places[n] for n in followed.looked), zip(
                 followed.before, now, strict=True), strict=True)))  # fmt: skip
         ends, kept = None, range(0)
-        if step_matters(places, followed):
+        if _matters(places, followed):
             try:
                 kept = window(len(followed.looked), MOST_KEPT, moment.step)
                 ends = torch.cat([followed.few[places[followed.looked[n]]] for n in kept])
@@ -336,11 +294,6 @@ class Movement(Check):
         self._followed, self._taken, self._answers = {}, {}, []
 
 
-DESIGN, JUMP = 3, 0.05
-"""First steps between which a loop may show that it writes to parameters by design; and the share of a parameter's norm from
-which a later change counts as one."""
-
-
-def step_matters(places: list[int], followed: Followed) -> bool:
+def _matters(places: list[int], followed: Followed) -> bool:
     """Whether some parameter is not one that the loop writes to by itself anyway."""
     return bool(places) and len(followed.usual) < len(places)
