@@ -2,6 +2,7 @@
 
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.checks.accumulation import Accumulation
+from karat.invariants.runtime.watching.checks.autocast import Autocast
 from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.buffers import Buffers
@@ -37,7 +38,7 @@ from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Frozen, WeightDecay, Averages, Ties, Replicas, Buffers,
-    Overflow, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses,
+    Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses,
 )  # fmt: skip
 
 
