@@ -18,7 +18,7 @@ from karat.core.report import Violation
 from karat.invariants.run import run33_precision, run54_update_ratio
 from karat.invariants.runtime import Stopped, watch
 from karat.invariants.runtime.watching import averaging
-from karat.invariants.runtime.watching.samples import MOST, fit, spread, window
+from karat.invariants.runtime.watching.sampling import MOST, fit, spread, window
 
 SLUGS = frozenset(
     [

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.keep import seed_all
-from karat.invariants.runtime.preflight.trees import leaves
+from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.graph import Walk, is_step, walk
 from karat.invariants.runtime.watching.naming import local
