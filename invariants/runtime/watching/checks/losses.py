@@ -23,6 +23,8 @@ WINDOW = inv01.DEFAULT.window
 SHARE = 0.05
 """Of the first window's mean: a rise by less, besides the noise, is none. INV-1 has as much in bits per byte."""
 LEAST_ROWS = 3
+KEPT = 100 * WINDOW
+"""Rows up to which every window is compared; past them the first and the last two are."""
 
 
 class Losses(Check):
@@ -46,21 +48,21 @@ class Losses(Check):
         size = LEAST_WINDOW if count <= 2 * WINDOW else WINDOW
         if count % size or count < 2 * size:
             return
-        first, last = list(self._losses[:size]), list(self._losses[-2 * size :])
-        if not all(map(math.isfinite, (*first, *last))):
+        last, at = list(self._losses[-size:]), range(0, count - size, size)
+        earlier = [list(self._losses[start : start + size]) for start in at if count <= KEPT or start in (0, count - 2 * size)]
+        if not all(math.isfinite(x) for window in (*earlier, last) for x in window):
             return
-        mean = sum(first) / size
-        windows = inv01.Windows(size, inv01.DEFAULT.z, max(SHARE * abs(mean), 1e-12))
-        over_the_last = float(inv01.margin(inv01.observe(last), windows))
-        over_the_first = float(inv01.margin(inv01.observe(first + last[size:]), windows))
-        before, now = sum(last[:size]) / size, sum(last[size:]) / size
+        means, now = [sum(window) / size for window in earlier], sum(last) / size
+        lowest = min(range(len(means)), key=lambda place: means[place])
+        windows = inv01.Windows(size, inv01.DEFAULT.z, max(SHARE * abs(means[0]), 1e-12))
+        margin = float(inv01.margin(inv01.observe(earlier[lowest] + last), windows))
+        worse = now > means[0]
         loop.judge(
-            TREND, step, TREND.margin(max(over_the_last, over_the_first), 0.0),
+            TREND, step, TREND.margin(margin, 0.0) if worse else max(0.0, margin),
             lambda: {
-                "message": f"the loss climbs: {now:.4g} over the last {size} rows, {before:.4g} over the {size} before, "
-                f"{mean:.4g} over the first",
-                "evidence": f"INV-1 on windows of {size} rows, z = {windows.z:g}, tolerance {windows.tolerance:.3g}: "
-                f"margin {over_the_last:+.3g} to the window before, {over_the_first:+.3g} to the first",
+                "message": f"the loss climbs: {now:.4g} over the last {size} rows, {means[lowest]:.4g} before, "
+                f"{means[0]:.4g} at the start",
+                "evidence": f"INV-1 on windows of {size} rows, z = {windows.z:g}, tolerance {windows.tolerance:.3g}",
             },
         )  # fmt: skip
 
