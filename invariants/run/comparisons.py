@@ -49,7 +49,9 @@ def independent_seeds(runs: Mapping[str, Sequence[float]]) -> Finding:
     required = "no two runs log the same losses"
     pairs = [(a, b) for a, b in itertools.combinations(runs, 2) if min(len(runs[a]), len(runs[b])) >= LEAST_ROWS]
     if not pairs:
-        return undecided(SEEDS.id, Severity.FAIL, f"{len(runs)} runs, none two of them with {LEAST_ROWS} rows", required)
+        return undecided(
+            SEEDS.id, Severity.FAIL, f"{len(runs)} runs, none two of them with {LEAST_ROWS} rows", required
+        )
     one = [(a, b) for a, b in pairs if _one(runs[a], runs[b])]
     if not one:
         return decided(SEEDS.id, Severity.FAIL, True, f"{len(runs)} runs differ", required, rows=len(runs))

@@ -21,7 +21,7 @@ RULE = Rule(
     ),
     source="https://github.com/huggingface/accelerate/issues/2016",
     example="for x, y in loader:  # from its beginning, in the middle of an epoch\n    train_step(x, y)",
-    mended="for x, y in islice(loader, state[\"batch\"], None):\n    train_step(x, y)",
+    mended='for x, y in islice(loader, state["batch"], None):\n    train_step(x, y)',
     declare='guards.checkpoint({..., "position": samples_so_far}) and guards.log(position=samples_so_far)',
     holds=(Witness(480, (480,), "where it stopped"), Witness(512, (480,), "one batch on")),
     violates=(Witness(32, (480,), "the first batch again"),),

@@ -75,7 +75,9 @@ class ParityReport:
         return exit_code(self.findings)
 
     def __str__(self) -> str:
-        lines = [f"resume parity: {self.steps} steps, interrupted before step {self.at}, {self.compared} values compared"]
+        lines = [
+            f"resume parity: {self.steps} steps, interrupted before step {self.at}, {self.compared} values compared"
+        ]
         return "\n".join([*lines, *(f"{f.word:<11} {f.id} {f.slug}: {f.observed}" for f in self.findings)])
 
 
@@ -188,7 +190,7 @@ class _Trial:
         try:
             torch.save(state, buffer)
             buffer.seek(0)
-            return torch.load(buffer, weights_only=True, map_location=None)
+            return torch.load(buffer, weights_only=True)
         except Exception as error:
             self.unreadable.setdefault(name, next(iter(str(error).splitlines()), type(error).__name__)[:160])
             return copy.deepcopy(state)
@@ -232,7 +234,9 @@ def _saves(thing: Any) -> bool:
 def _is_data(thing: Any) -> bool:
     """Whether an object without a state gives out data: an iterator, a loader, a sampler."""
     kind = type(thing).__name__.lower()
-    return hasattr(thing, "__next__") or any(word in kind for word in ("loader", "sampler", "dataset", "iter", "stream"))
+    return hasattr(thing, "__next__") or any(
+        word in kind for word in ("loader", "sampler", "dataset", "iter", "stream")
+    )
 
 
 def _sentence(cause: Remedy, objects: Objects) -> str:
@@ -270,9 +274,7 @@ def _flatten(found: dict[str, Any], where: str, value: Any) -> None:
         found[where] = value
 
 
-def _first_difference(
-    straight: list[dict[str, Any]], other: list[dict[str, Any]], first: int, tolerance: float
-) -> str:
+def _first_difference(straight: list[dict[str, Any]], other: list[dict[str, Any]], first: int, tolerance: float) -> str:
     """The first step after which something differs, and what: the loss before states, since it comes before them."""
     for step, (a, b) in enumerate(zip(straight, other, strict=True), start=first):
         names = sorted({*a, *b}, key=lambda name: (name != "the loss", list(a).index(name) if name in a else len(a)))
@@ -296,7 +298,7 @@ def _equal(a: Any, b: Any, tolerance: float) -> bool:
         if math.isnan(a) or math.isnan(b):
             return math.isnan(a) and math.isnan(b)
         return a == b or abs(a - b) <= tolerance * max(abs(a), abs(b))
-    return type(a) is type(b) and bool(a == b)
+    return bool(type(a) is type(b) and a == b)
 
 
 def _shown(value: Any) -> str:
@@ -355,7 +357,7 @@ def _same_attribute(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Generator):
         return bool(torch.equal(a.get_state(), b.get_state()))
     if isinstance(a, random.Random):
-        return a.getstate() == b.getstate()
+        return bool(a.getstate() == b.getstate())
     if isinstance(a, np.random.Generator):
         return str(a.bit_generator.state) == str(b.bit_generator.state)
     if isinstance(a, Tensor) or isinstance(b, Tensor):

@@ -149,7 +149,9 @@ def endless() -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def test_data_that_starts_at_its_beginning_again() -> None:
-    report = resume_parity(lambda: made() | {"data": endless()}, lambda objects, i: advance(objects, next(objects["data"])))
+    report = resume_parity(
+        lambda: made() | {"data": endless()}, lambda objects, i: advance(objects, next(objects["data"]))
+    )
     assert causes(report) == [("data-position", "`data`")]
     assert "its data starts at the beginning" in report.findings[0].observed
 
@@ -172,7 +174,9 @@ class Position:
 
 
 def test_data_with_a_position_goes_on() -> None:
-    report = resume_parity(lambda: made() | {"data": Position()}, lambda objects, i: advance(objects, next(objects["data"])))
+    report = resume_parity(
+        lambda: made() | {"data": Position()}, lambda objects, i: advance(objects, next(objects["data"]))
+    )
     assert report.holds
 
 

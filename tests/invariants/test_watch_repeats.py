@@ -54,7 +54,7 @@ def test_one_batch_kept_on_purpose() -> None:
     data = loader()
     kept = next(iter(data))
     assert not found(kept for _ in range(12))
-    assert not found(((kept[0].view(8, 6), kept[1]) for _ in range(12)))
+    assert not found((kept[0].view(8, 6), kept[1]) for _ in range(12))
 
 
 def test_the_whole_data_at_every_step_needs_no_loader() -> None:

@@ -33,7 +33,9 @@ def stream(length: int, vocabulary: int = 500, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(vocabulary, size=length)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, TensorDataset, lambda x: DataLoader(TensorDataset(x), 8), lambda x: list(x)])
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, TensorDataset, lambda x: DataLoader(TensorDataset(x), 8), lambda x: list(x)]
+)
 def test_rows_of_validation_in_training(wrap: Any) -> None:
     x = points()
     (leak,) = found(wrap(x), wrap(x[300:]))

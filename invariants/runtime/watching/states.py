@@ -95,11 +95,15 @@ def likeness(held: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> Likeness
     prefix = _prefix(held, live)
     if prefix is None:
         return None
-    pairs = [(n, held[prefix + n], p) for n, p in live.items() if prefix + n in held and held[prefix + n].shape == p.shape]
+    pairs = [
+        (n, held[prefix + n], p) for n, p in live.items() if prefix + n in held and held[prefix + n].shape == p.shape
+    ]
     if 2 * len(pairs) < len(live):
         return None
     stride = max(1, len(pairs) // MOST_COMPARED)
-    equal, other, off, size = [], [], 0.0, 0.0
+    equal: list[str] = []
+    other: list[str] = []
+    off = size = 0.0
     for name, a, b in pairs[::stride]:
         if not plain(a) or a.is_meta or not a.numel():
             continue
@@ -144,11 +148,6 @@ def loaded_into(held: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bo
             if not torch.equal(a.to(b.dtype), b):
                 return False
     return True
-
-
-def has_moments(held: Mapping[str, Any]) -> bool:
-    """Whether an optimizer's state dictionary has any state of parameters."""
-    return bool(held.get("state"))
 
 
 def schedulers_of(optimizers: tuple[torch.optim.Optimizer, ...], given: Any) -> list[LRScheduler]:

@@ -11,7 +11,17 @@ from karat.invariants.runtime.watching.checks.origin import Origin
 from karat.invariants.runtime.watching.checks.repeats import Repeats
 from karat.invariants.runtime.watching.checks.split import Split
 
-ORDER: tuple[type[Check], ...] = (Capture, Gradients, Freshness, StepBudget, Split, Repeats, Origin, Losses, Checkpoints)
+ORDER: tuple[type[Check], ...] = (
+    Capture,
+    Gradients,
+    Freshness,
+    StepBudget,
+    Split,
+    Repeats,
+    Origin,
+    Losses,
+    Checkpoints,
+)
 
 
 def every_check() -> list[Check]:

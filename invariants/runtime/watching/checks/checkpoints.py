@@ -28,7 +28,6 @@ from karat.invariants.runtime.watching.states import (
     Likeness,
     Parts,
     elsewhere,
-    has_moments,
     likeness,
     live_parameters,
     loaded_into,
@@ -85,7 +84,7 @@ class Checkpoints(Check):
         loop.not_checked(POSITION, 'no "position" in what guards.checkpoint was given, or no guards.log(position=…)')
         for _, module in roots(loop.model):
             inner = unwrapped(module)
-            self._handles.append(inner.register_load_state_dict_post_hook(_load_hook(weakref.ref(self), inner)))
+            self._handles.append(_listen(inner, _load_hook(weakref.ref(self), inner)))
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._reloaded = False
@@ -167,9 +166,10 @@ class Checkpoints(Check):
         if parts.optimizers:
             now = "starts from nothing" if not optimizer.state else "has other moments"
             _say(loop, RESUME, step, FAIL, f"the optimizer's state in {of} was not loaded: {kind} {now}", kind)
-        elif step > 0 and weights is not None and not weights.other and _keeps_moments(optimizer):
-            if not optimizer.state:
-                _say(loop, RESUME, step, WARN, f"{of} has no optimizer state: {kind} starts from nothing", kind)
+            return
+        forgets = _keeps_moments(optimizer) and not optimizer.state
+        if forgets and step > 0 and weights is not None and not weights.other:
+            _say(loop, RESUME, step, WARN, f"{of} has no optimizer state: {kind} starts from nothing", kind)
 
     def _schedule(self, loop: Loop, parts: Parts, step: int, of: str) -> None:
         for scheduler in schedulers_of(loop.optimizers, loop.scheduler):
@@ -189,13 +189,13 @@ class Checkpoints(Check):
         """What is written holds the model, and what a resume needs."""
         taken = loop.step + self._offset
         claims_now = recorded is not None and taken - 1 <= recorded <= taken and loop.step > self._first
-        if claims_now and weights is not None and weights.other and not weights.equal and weights.distance > FAR:
-            if not any(elsewhere(held, module) for held in parts.models.values() for _, module in roots(loop.model)):
-                _say(
-                    loop, CHECKPOINT, loop.step, FAIL, f"the weights in the checkpoint of step {recorded} are not the "
-                    f"model's: none of the {len(weights.other)} parameters looked at is equal", "weights",
-                    f"{some(weights.other)}; relative distance {weights.distance:.2g}",
-                )  # fmt: skip
+        foreign = weights is not None and weights.other and not weights.equal and weights.distance > FAR
+        if claims_now and foreign and weights is not None and not _alive_elsewhere(loop, parts):
+            _say(
+                loop, CHECKPOINT, loop.step, FAIL, f"the weights in the checkpoint of step {recorded} are not the "
+                f"model's: none of the {len(weights.other)} parameters looked at is equal", "weights",
+                f"{some(weights.other)}; relative distance {weights.distance:.2g}",
+            )  # fmt: skip
         to_resume = parts.models and (parts.schedulers or parts.random)
         if to_resume and not parts.optimizers and any(o.state for o in loop.optimizers):
             kind = type(loop.optimizers[0]).__name__
@@ -300,7 +300,9 @@ def _compare(loop: Loop, parts: Parts) -> Likeness | None:
     """The weights in the state beside the model's, or the average's: of several, those that are nearest."""
     found: list[Likeness] = []
     for _, module in roots(loop.model):
-        of_root = [like for held in parts.models.values() if (like := likeness(held, live_parameters(module))) is not None]
+        of_root = [
+            like for held in parts.models.values() if (like := likeness(held, live_parameters(module))) is not None
+        ]
         if loop.ema is not None:
             average = live_parameters(loop.ema)
             of_root += [like for held in parts.models.values() if (like := likeness(held, average)) and not like.other]
@@ -310,6 +312,10 @@ def _compare(loop: Loop, parts: Parts) -> Likeness | None:
         return None
     equal, other = (tuple(n for like in found for n in names(like)) for names in (_equal, _other))
     return Likeness(equal, other, max(like.distance for like in found))
+
+
+def _alive_elsewhere(loop: Loop, parts: Parts) -> bool:
+    return any(elsewhere(held, module) for held in parts.models.values() for _, module in roots(loop.model))
 
 
 def _equal(like: Likeness) -> tuple[str, ...]:
@@ -346,6 +352,10 @@ def _renamed(name: str, unexpected: tuple[str, ...]) -> bool:
     return any(other.endswith(f".{name}") or name.endswith(f".{other}") for other in unexpected)
 
 
+def _listen(module: nn.Module, hook: Callable[[nn.Module, Any], None]) -> Any:
+    return module.register_load_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
+
+
 def _load_hook(checks: weakref.ref[Checkpoints], module: nn.Module) -> Callable[[nn.Module, Any], None]:
     own = weakref.ref(module)
 
@@ -354,7 +364,9 @@ def _load_hook(checks: weakref.ref[Checkpoints], module: nn.Module) -> Callable[
         if check is None or loading is not own():  # a copy of the model has this hook, too
             return
         names = tuple(plain_name(n) for n, _ in loading.named_parameters(remove_duplicate=False))
-        missing = tuple(n for n in names if any(m == n or m.endswith(f".{n}") for m in map(plain_name, keys.missing_keys)))
+        missing = tuple(
+            n for n in names if any(m == n or m.endswith(f".{n}") for m in map(plain_name, keys.missing_keys))
+        )
         check.took(Loaded(names, missing, tuple(keys.unexpected_keys)))
 
     return hook
