@@ -10,21 +10,27 @@ from __future__ import annotations
 
 import copy
 import io
-import math
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from karat.core.errors import ConfigError
 from karat.invariants.run.finding import Finding, Outcome, Severity, decided, exit_code, undecided
 from karat.invariants.run.run42_resume import RULE as RESUME
 from karat.invariants.run.run44_data_position import RULE as POSITION
 from karat.invariants.runtime.preflight.keep import Kept, seed_all
+from karat.invariants.runtime.run_states import (
+    changed,
+    copy_attribute,
+    first_difference,
+    generators,
+    restore,
+    saves,
+    snapshot,
+)
 
 Objects = dict[str, Any]
 Make = Callable[[], Mapping[str, Any]]
@@ -112,12 +118,12 @@ class _Trial:
         straight = self._run(self._made(), 0, self.steps)
         again, before = self._interrupted()
         required = RESUME.statement
-        noise = _first_difference(straight[: self.at], before, 0, self.tolerance)
+        noise = first_difference(straight[: self.at], before, 0, self.tolerance)
         if noise:
             why = f"two runs from one seed differ before any interruption: {noise}; make() must build all that a step uses"
             return self._result((undecided(RESUME.id, Severity.FAIL, why, required),), straight, "")
         resumed = self._resumed(frozenset())
-        difference = _first_difference(straight[self.at :], resumed, self.at, self.tolerance)
+        difference = first_difference(straight[self.at :], resumed, self.at, self.tolerance)
         findings = [
             decided(RESUME.id, Severity.WARN, False, f"the state of `{name}` is not read with weights_only=True: {why}",
                     required, rows=1)
@@ -147,7 +153,7 @@ class _Trial:
     def _made(self) -> Objects:
         seed_all(self.seed)
         objects = dict(self.make())
-        if not any(_saves(o) for o in objects.values()):
+        if not any(saves(o) for o in objects.values()):
             raise ConfigError(
                 "make() gives nothing that has a state_dict",
                 required="a mapping of names to objects, model and optimizer among them",
@@ -157,7 +163,7 @@ class _Trial:
 
     def _run(self, objects: Objects, first: int, last: int) -> list[dict[str, Any]]:
         """What is to be compared after each step."""
-        return [_snapshot(objects, self.step(objects, i)) for i in range(first, last)]
+        return [snapshot(objects, self.step(objects, i)) for i in range(first, last)]
 
     def _interrupted(self) -> tuple[Objects, list[dict[str, Any]]]:
         """A run up to the interruption; it can be left alone, its generators are not kept."""
@@ -168,8 +174,8 @@ class _Trial:
         """The interrupted run again, saved, made anew, loaded, with remedies, and run to its end."""
         original = self._made()
         self._run(original, 0, self.at)
-        saved = {name: self._saved(name, o) for name, o in original.items() if _saves(o)}
-        generators = _generators()
+        saved = {name: self._saved(name, o) for name, o in original.items() if saves(o)}
+        states = generators()
         objects = self._made()
         for remedy in remedies:
             if remedy.kind == "object":
@@ -178,10 +184,10 @@ class _Trial:
             objects[name].load_state_dict(state)
         for remedy in remedies:
             if remedy.kind == "attribute":
-                _copy_attribute(original[remedy.name], objects[remedy.name], remedy)
+                copy_attribute(original[remedy.name], objects[remedy.name], remedy.path, remedy.attribute)
         for remedy in remedies:
             if remedy.kind == "generator":
-                _restore(remedy.name, generators)
+                restore(remedy.name, states)
         return self._run(objects, self.at, self.steps)
 
     def _saved(self, name: str, thing: Any) -> Any:
@@ -204,7 +210,7 @@ class _Trial:
 
         def cured(tried: list[Remedy]) -> bool:
             resumed = self._resumed(frozenset(tried))
-            return not _first_difference(straight[self.at :], resumed, self.at, self.tolerance)
+            return not first_difference(straight[self.at :], resumed, self.at, self.tolerance)
 
         needed = list(remedies)
         if not cured(needed):
@@ -220,15 +226,11 @@ class _Trial:
         fresh = self._made()
         found: list[Remedy] = []
         for name, thing in again.items():
-            if _saves(thing):
-                found += [Remedy("attribute", name, path, key) for path, key in _changed(thing, fresh[name])]
+            if saves(thing):
+                found += [Remedy("attribute", name, path, key) for path, key in changed(thing, fresh[name])]
         found = found[:MOST_ATTRIBUTES]
         found += [Remedy("generator", name) for name in GENERATORS]
-        return found + [Remedy("object", name) for name, thing in again.items() if not _saves(thing)]
-
-
-def _saves(thing: Any) -> bool:
-    return hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")
+        return found + [Remedy("object", name) for name, thing in again.items() if not saves(thing)]
 
 
 def _is_data(thing: Any) -> bool:
@@ -248,127 +250,3 @@ def _sentence(cause: Remedy, objects: Objects) -> str:
             return f"{cause} ({kind}) has no state_dict: after the resume its data starts at the beginning"
         return f"{cause} ({kind}) has no state_dict, and is new after the resume"
     return f"{cause} changes in training and is in no state_dict"
-
-
-def _snapshot(objects: Objects, loss: Any) -> dict[str, Any]:
-    """Every tensor and number in every state, copied; and the loss."""
-    found: dict[str, Any] = {}
-    for name, thing in objects.items():
-        if _saves(thing):
-            _flatten(found, name, thing.state_dict())
-    if loss is not None:
-        found["the loss"] = loss.detach().clone() if isinstance(loss, Tensor) else loss
-    return found
-
-
-def _flatten(found: dict[str, Any], where: str, value: Any) -> None:
-    if isinstance(value, Tensor):
-        found[where] = value.detach().clone()
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _flatten(found, f"{where}.{key}", item)
-    elif isinstance(value, (list, tuple)):
-        for place, item in enumerate(value):
-            _flatten(found, f"{where}.{place}", item)
-    elif isinstance(value, (int, float, str)):
-        found[where] = value
-
-
-def _first_difference(straight: list[dict[str, Any]], other: list[dict[str, Any]], first: int, tolerance: float) -> str:
-    """The first step after which something differs, and what: the loss before states, since it comes before them."""
-    for step, (a, b) in enumerate(zip(straight, other, strict=True), start=first):
-        names = sorted({*a, *b}, key=lambda name: (name != "the loss", list(a).index(name) if name in a else len(a)))
-        apart = [n for n in names if n not in a or n not in b or not _equal(a[n], b[n], tolerance)]
-        if apart:
-            name = apart[0]
-            return f"step {step}: {name} is {_shown(b.get(name))} instead of {_shown(a.get(name))}, {len(apart)} differ"
-    return ""
-
-
-def _equal(a: Any, b: Any, tolerance: float) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        if not tolerance or not a.is_floating_point():
-            return bool(torch.equal(a, b) or (a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num())
-                                              and torch.equal(a.isnan(), b.isnan())))  # fmt: skip
-        scale = float(torch.maximum(a.abs().max(), b.abs().max())) if a.numel() else 0.0
-        return bool((a - b).abs().max() <= tolerance * scale) if a.numel() else True
-    if isinstance(a, float) and isinstance(b, float):
-        if math.isnan(a) or math.isnan(b):
-            return math.isnan(a) and math.isnan(b)
-        return a == b or abs(a - b) <= tolerance * max(abs(a), abs(b))
-    return bool(type(a) is type(b) and a == b)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{float(value):.8g}" if value.numel() == 1 else f"a tensor with sum {float(value.double().sum()):.8g}"
-    return "missing" if value is None else f"{value:.8g}" if isinstance(value, float) else repr(value)
-
-
-def _generators() -> dict[str, Any]:
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "torch": (torch.get_rng_state(), on_devices), "numpy": np.random.get_state(), "random": random.getstate(),
-    }  # fmt: skip
-
-
-def _restore(name: str, states: Mapping[str, Any]) -> None:
-    if name == "torch":
-        torch.set_rng_state(states["torch"][0])
-        if states["torch"][1]:
-            torch.cuda.set_rng_state_all(states["torch"][1])
-    elif name == "numpy":
-        np.random.set_state(states["numpy"])
-    else:
-        random.setstate(states["random"])
-
-
-def _plain_attributes(thing: Any) -> dict[str, Any]:
-    """Attributes of the user's own: numbers, texts, tensors outside the state, and small containers of these."""
-    held = getattr(thing, "__dict__", {})
-    registered = {*getattr(thing, "_parameters", {}), *getattr(thing, "_buffers", {}), *getattr(thing, "_modules", {})}
-    simple = (bool, int, float, str, Tensor, np.ndarray, list, dict, tuple, torch.Generator, np.random.Generator,
-              random.Random)  # fmt: skip
-    return {
-        key: value for key, value in held.items()
-        if isinstance(value, simple) and key not in registered and not key.startswith(("_parameters", "_buffers", "_modules"))
-        and not key.endswith("_hooks") and key not in ("state", "param_groups", "defaults", "training")
-    }  # fmt: skip
-
-
-def _holders(thing: Any) -> list[tuple[str, Any]]:
-    return list(thing.named_modules()) if isinstance(thing, nn.Module) else [("", thing)]
-
-
-def _changed(thing: Any, fresh: Any) -> list[tuple[str, str]]:
-    """(where, name) of the attributes that are not as they were made, of a module and of those below it."""
-    found = []
-    for (path, mine), (_, new) in zip(_holders(thing), _holders(fresh), strict=False):
-        theirs = _plain_attributes(new)
-        for key, value in _plain_attributes(mine).items():
-            if key in theirs and not _same_attribute(value, theirs[key]):
-                found.append((path, key))
-    return found
-
-
-def _same_attribute(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Generator):
-        return bool(torch.equal(a.get_state(), b.get_state()))
-    if isinstance(a, random.Random):
-        return bool(a.getstate() == b.getstate())
-    if isinstance(a, np.random.Generator):
-        return str(a.bit_generator.state) == str(b.bit_generator.state)
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and _equal(a.detach(), b.detach(), 0.0)
-    try:
-        return bool(np.all(a == b))
-    except (ValueError, RuntimeError, TypeError):
-        return False
-
-
-def _copy_attribute(original: Any, resumed: Any, remedy: Remedy) -> None:
-    source, target = dict(_holders(original))[remedy.path], dict(_holders(resumed))[remedy.path]
-    value = source.__dict__[remedy.attribute]
-    target.__dict__[remedy.attribute] = value if isinstance(value, torch.Generator) else copy.deepcopy(value)

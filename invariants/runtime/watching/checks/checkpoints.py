@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from karat.invariants.run.rule import Rule, Severity
 from karat.invariants.run.run42_resume import RULE as RESUME
 from karat.invariants.run.run43_checkpoint import RULE as CHECKPOINT
 from karat.invariants.run.run44_data_position import RULE as POSITION
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.fingerprint import sample
+from karat.invariants.runtime.watching.evaluations import Evaluations
+from karat.invariants.runtime.watching.loads import Loaded, listen
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.naming import plain_name, roots, some, unwrapped
+from karat.invariants.runtime.watching.naming import roots, some, unwrapped
 from karat.invariants.runtime.watching.states import (
     Likeness,
     Parts,
@@ -35,31 +33,9 @@ from karat.invariants.runtime.watching.states import (
     schedulers_of,
 )
 
-EVALUATIONS = ("val", "valid", "eval", "test", "dev", "heldout")
-"""Names of logged numbers that begin so are evaluations of the weights as they are."""
-MOST_EVALUATIONS = 64
 FAR = 0.5
 """Relative distance of weights from the live ones from which on they are no average of these."""
-CLOSE = 1e-6
 FAIL, WARN = Severity.FAIL, Severity.WARN
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One logged evaluation: after how many steps, its value, and a sample of the weights then."""
-
-    step: int
-    value: Any
-    weights: Tensor
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a load_state_dict reported: names of parameters that it did not find, and names that it did not know."""
-
-    parameters: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
 
 
 class Checkpoints(Check):
@@ -67,7 +43,7 @@ class Checkpoints(Check):
     interval = "when guards.checkpoint(…) is called"
 
     def __init__(self) -> None:
-        self._evaluations: dict[str, deque[Evaluation]] = {}
+        self._evaluations = Evaluations()
         self._handles: list[Any] = []
         self._load: Loaded | None = None
         self._reloaded = False
@@ -83,8 +59,7 @@ class Checkpoints(Check):
         loop.not_checked(RESUME, why + " for what was read; resume_parity(make, step) tries it out")
         loop.not_checked(POSITION, 'no "position" in what guards.checkpoint was given, or no guards.log(position=…)')
         for _, module in roots(loop.model):
-            inner = unwrapped(module)
-            self._handles.append(_listen(inner, _load_hook(weakref.ref(self), inner)))
+            self._handles.append(listen(unwrapped(module), weakref.WeakMethod(self.took)))
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._reloaded = False
@@ -102,15 +77,7 @@ class Checkpoints(Check):
         if "position" in logged:
             self._at(loop, float(logged["position"]))
         for name, value in logged.items():
-            if name.startswith(EVALUATIONS) and (isinstance(value, (int, float)) or _one_number(value)):
-                self._evaluated(loop, name, value)
-
-    def _evaluated(self, loop: Loop, name: str, value: Any) -> None:
-        known = self._evaluations.setdefault(name, deque(maxlen=MOST_EVALUATIONS))
-        value = value.detach() if isinstance(value, Tensor) else float(value)
-        if known and not isinstance(value, Tensor) and known[-1].value == value:
-            return  # carried forward
-        known.append(Evaluation(loop.step, value, _weights(loop)))
+            self._evaluations.take(loop, name, value)
 
     # -- a checkpoint -------------------------------------------------------------------------------------------------
 
@@ -221,24 +188,18 @@ class Checkpoints(Check):
 
     def _stale(self, loop: Loop, recorded: int | None, loss: float, taken: int) -> bool:
         """Whether the loss is an older evaluation's, of other weights than those that are saved."""
-        values = {name: [(e, float(e.value)) for e in known] for name, known in self._evaluations.items()}
-        if any(_near(loss, known[-1][1]) for known in values.values()):
+        older = self._evaluations.older(loop, loss)
+        if older is None:
             return False
-        now = _weights(loop)
-        for name, known in values.items():
-            older = [e for e, value in known[:-1] if _near(loss, value)]
-            if not older or any(torch.equal(e.weights, now) for e in older):
-                continue
-            then = older[-1].step + self._offset
-            kept = recorded is not None and recorded < taken - 1
-            cause = "they were kept by reference, not copied" if kept else "it is of an evaluation before"
-            _say(
-                loop, CHECKPOINT, max(0, loop.step - 1), FAIL,
-                f"the recorded loss {loss:.6g} is {name} after {then} steps, the weights are those after {taken}: {cause}",
-                "loss", f"the last {name} is {known[-1][1]:.6g}",
-            )  # fmt: skip
-            return True
-        return False
+        name, then, last = older
+        kept = recorded is not None and recorded < taken - 1
+        cause = "they were kept by reference, not copied" if kept else "it is of an evaluation before"
+        _say(
+            loop, CHECKPOINT, max(0, loop.step - 1), FAIL, f"the recorded loss {loss:.6g} is {name} after "
+            f"{then + self._offset} steps, the weights are those after {taken}: {cause}", "loss",
+            f"the last {name} is {last:.6g}",
+        )  # fmt: skip
+        return True
 
     # -- positions and loads ------------------------------------------------------------------------------------------
 
@@ -267,14 +228,13 @@ class Checkpoints(Check):
 
     def _judge_load(self, loop: Loop, step: int, loaded: Loaded) -> None:
         loop.unchecked.pop(CHECKPOINT.slug, None)
-        if loaded.missing and len(loaded.missing) == len(loaded.parameters):
+        if loaded.nothing:
             _say(
                 loop, CHECKPOINT, step, FAIL, f"load_state_dict loaded none of the {len(loaded.parameters)} parameters",
                 "load", f"not found: {some(loaded.missing)}; not known: {some(loaded.unexpected) or 'none'}",
             )  # fmt: skip
             return
-        known = [name.rpartition(".")[2] for name in loaded.unexpected]
-        renamed = [n for n in loaded.missing if n.rpartition(".")[2] in known and _renamed(n, loaded.unexpected)]
+        renamed = loaded.renamed
         if renamed:
             _say(
                 loop, CHECKPOINT, step, WARN, f"load_state_dict left {len(renamed)} parameters as they were, whose names "
@@ -286,7 +246,7 @@ class Checkpoints(Check):
     def drop(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._evaluations, self._load = [], {}, None
+        self._handles, self._evaluations, self._load = [], Evaluations(), None
 
 
 def _say(loop: Loop, rule: Rule, step: int, severity: Severity, message: str, where: str, evidence: str = "") -> None:
@@ -326,47 +286,6 @@ def _other(like: Likeness) -> tuple[str, ...]:
     return like.other
 
 
-def _weights(loop: Loop) -> Tensor:
-    """A sample of up to eight trainable parameters, on their device."""
-    trained = [p for p in loop.parameters.values() if p.requires_grad and p.numel()] or list(loop.parameters.values())
-    chosen = trained[:: max(1, len(trained) // 8)][:8]
-    device = chosen[0].device
-    return torch.cat([sample(p, 32).to(device, torch.float32) for p in chosen])
-
-
-def _one_number(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 1
-
-
-def _near(a: float, b: float) -> bool:
-    return abs(a - b) <= CLOSE * max(abs(a), abs(b))
-
-
 def _keeps_moments(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimizer has anything to remember: plain SGD has nothing."""
     return not isinstance(optimizer, torch.optim.SGD) or any(group.get("momentum") for group in optimizer.param_groups)
-
-
-def _renamed(name: str, unexpected: tuple[str, ...]) -> bool:
-    """Whether a name that was not found is the end of one that was not known, or the other way round."""
-    return any(other.endswith(f".{name}") or name.endswith(f".{other}") for other in unexpected)
-
-
-def _listen(module: nn.Module, hook: Callable[[nn.Module, Any], None]) -> Any:
-    return module.register_load_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
-
-
-def _load_hook(checks: weakref.ref[Checkpoints], module: nn.Module) -> Callable[[nn.Module, Any], None]:
-    own = weakref.ref(module)
-
-    def hook(loading: nn.Module, keys: Any) -> None:
-        check = checks()
-        if check is None or loading is not own():  # a copy of the model has this hook, too
-            return
-        names = tuple(plain_name(n) for n, _ in loading.named_parameters(remove_duplicate=False))
-        missing = tuple(
-            n for n in names if any(m == n or m.endswith(f".{n}") for m in map(plain_name, keys.missing_keys))
-        )
-        check.took(Loaded(names, missing, tuple(keys.unexpected_keys)))
-
-    return hook
