@@ -111,7 +111,7 @@ def prune_rule(rule: Rule, curves: Mapping[str, Sequence[float]], lost: float = 
         rows, curve = found.stopped[found.best], curves[found.best]
         left = f"{found.survivor} ends {found.lost:.4g} higher" if found.survivor is not None else "none survives"
         observed = (
-            f"{found.best}, which ends best at {curve[-1]:.4g}, is stopped after {rows} rows at {curve[rows - 1]:.4g}: "
+            f"{found.best}, which ends best at {curve[-1]:.4g}, is stopped at row {rows} with {curve[rows - 1]:.4g}: "
             f"{left} ({len(found.stopped)} of {len(curves)} stopped)"
         )
     return decided(RULE.id, Severity.FAIL, margin >= 0, observed, required, rows=len(curves), at=found.best)

@@ -1,4 +1,4 @@
-"""RUN-47 loss-trend: no window of losses rises above the one before it."""
+"""RUN-47 loss-trend: no window of losses rises above an earlier one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ RULE = Rule(
     id="RUN-47",
     slug="loss-trend",
     severity=Severity.WARN,
-    statement="no window of the logged loss rises above the one before it by more than its noise",
+    statement="no window of the logged loss rises above an earlier one by more than its noise (watch: and above the first)",
     why="a loss that climbs for a window has left the descent that INV-1 proves of small enough rates",
-    quantity="INV-1's margin of two neighbouring windows",
+    quantity="INV-1's margin of two windows",
     unit="loss",
     form=Form.AT_LEAST,
     seen_by=("watch", "audit"),
     when="windows of logged losses",
     limits=(
         "statistical: rises below the noise of two windows are not seen",
+        "in watch a rise that stays below where the run started",
         "curricula and changes of data may raise a loss rightly",
         "nothing without logged losses",
     ),

@@ -400,8 +400,8 @@ def watch(
     if not names:
         raise ConfigError("the model has no parameters", required="a module with parameters to train")
     modules = [plain_name(name) for name, _ in unwrapped(module).named_modules() if name]
-    buffers = [plain_name(name) for name, _ in unwrapped(module).named_buffers()]
-    require_names(declared, _all_names(module), modules, [name for r in RULES for name in (r.id, r.slug)], buffers)
+    rules = [name for r in RULES for name in (r.id, r.slug)]
+    require_names(declared, _all_names(module), modules, rules, _buffer_names(module))
     rows = Ledger(Path(ledger)) if ledger is not None else None
     loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows, first_step)
     loop.scheduler, loop.scaler, loop.ema, loop.replicas = scheduler, scaler, ema, tuple(replicas)
@@ -416,6 +416,10 @@ def watch(
 
 def _all_names(model: nn.Module) -> list[str]:
     return [plain_name(n) for n, _ in unwrapped(model).named_parameters(remove_duplicate=False)]
+
+
+def _buffer_names(model: nn.Module) -> list[str]:
+    return [plain_name(n) for n, _ in unwrapped(model).named_buffers()]
 
 
 def _optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:

@@ -40,6 +40,7 @@ class Captured:
     gradients: dict[Path, Tensor] = field(default_factory=dict)
     readings: dict[Path, Reading] = field(default_factory=dict)
     """What the gradients tell of the loss, of the outputs that it is a cross-entropy of; see checks/losses.py."""
+    _kept: Kept | None = field(default=None, repr=False)
 
     @property
     def inputs(self) -> dict[Path, Tensor]:
@@ -61,12 +62,20 @@ class Captured:
         changes one puts it back."""
         kept = Kept(self.module, (), (self.args, self.kwargs), parameters=False)
         _REPLAYS.append(self)
+        self._kept = kept
         try:
             with torch.no_grad():
                 yield
         finally:
             _REPLAYS.pop()
+            self._kept = None
             kept.put_back()
+
+    def rewind(self) -> None:
+        """Inside `undisturbed`: makes everything what it was at its start, so that a forward that counts its calls, or
+        remembers the last one, does the same again."""
+        if self._kept is not None:
+            self._kept.put_back()
 
     def again(
         self, edits: Mapping[Path, Tensor] | None = None, *, training: bool | None = None, seed: int = 0,

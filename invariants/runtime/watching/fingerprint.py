@@ -35,7 +35,8 @@ def _vector(count: int, device: torch.device) -> Tensor:
 
 def of_batch(batch: Tensor) -> Tensor | None:
     """A 0-d float32 tensor on the batch's device; None for a tensor whose numbers do not lie together in memory."""
-    batch = batch.detach()
+    if batch.requires_grad:
+        batch = batch.detach()
     count = batch.numel()
     if batch.layout is not torch.strided or not count or batch.is_complex():
         return None
@@ -45,7 +46,9 @@ def of_batch(batch: Tensor) -> Tensor | None:
         batch = batch.contiguous()
     several, stride = _places(count)
     looked_at = batch.as_strided((several,), (stride,), batch.storage_offset())
-    return torch.mul(looked_at, _vector(several, batch.device)).sum(dtype=torch.float32)
+    if looked_at.dtype is not torch.float32:
+        looked_at = looked_at.float()
+    return torch.dot(looked_at, _vector(several, batch.device))
 
 
 def sample(tensor: Tensor, most: int = OF_WEIGHTS) -> Tensor:

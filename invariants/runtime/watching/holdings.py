@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
@@ -12,37 +13,31 @@ from torch import Tensor, nn
 
 from karat.invariants.runtime.watching.naming import unwrapped
 
-SLOTS = 96
-"""Places of the model that are compared in one step."""
+PLACES = 16
+"""Modules whose members are compared in one step."""
 SAMPLE = 64
 """Numbers of a parameter by which it is seen whether it moved."""
 
 
 class Places:
-    """The parameters and submodules of a model by place (the dictionary of a module, a key), to see cheaply that one was
-    replaced."""
+    """The parameters and submodules of a model by place (the dictionary of a module, its members), to see cheaply that
+    one was replaced, put in or taken out."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._slots: list[tuple[dict[str, Any], str, Any]] = []
-        self._sizes: list[tuple[dict[str, Any], int]] = []
-        for module in unwrapped(model).modules():
-            for members in (module._parameters, module._modules):
-                self._slots += [(members, name, member) for name, member in members.items()]
-                if members:
-                    self._sizes.append((members, len(members)))
+        self._places: list[tuple[dict[str, Any], list[Any]]] = [
+            (members, list(members.values()))
+            for module in unwrapped(model).modules()
+            for members in (module._parameters, module._modules)
+            if members
+        ]
 
     def changed(self, step: int) -> bool:
         """Whether a place holds something else than it did; of many places, those whose turn it is."""
-        slots, sizes = self._slots, self._sizes
-        if len(slots) > SLOTS:
-            start = (step * SLOTS) % len(slots)
-            slots = slots[start : start + SLOTS]
-            start = (step * SLOTS) % len(sizes)
-            sizes = sizes[start : start + SLOTS]
-        for members, name, member in slots:
-            if members.get(name) is not member:
-                return True
-        return any(len(members) != count for members, count in sizes)
+        places = self._places
+        if len(places) > PLACES:
+            start = step * PLACES % len(places)
+            places = places[start : start + PLACES]
+        return any(len(now) != len(were) or not all(map(is_, now.values(), were)) for now, were in places)
 
 
 @dataclass
@@ -60,6 +55,13 @@ class Mark:
     def moved(self, parameter: Tensor) -> bool:
         """Whether it was written to, or its numbers are others."""
         return parameter._version != self.version or not torch.equal(_sample(parameter), self.numbers)
+
+
+def holds(optimizer: torch.optim.Optimizer, held: Sequence[Tensor]) -> bool:
+    """Whether an optimizer holds just these, in this order."""
+    groups = optimizer.param_groups
+    now = groups[0]["params"] if len(groups) == 1 else [p for group in groups for p in group["params"]]
+    return len(now) == len(held) and all(map(is_, now, held))
 
 
 def ids_held(optimizer: torch.optim.Optimizer) -> list[int]:

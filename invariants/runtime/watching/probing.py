@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.keep import seed_all
-from karat.invariants.runtime.preflight.trees import leaves
+from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.graph import Walk, is_step, walk
 from karat.invariants.runtime.watching.naming import local
@@ -31,6 +31,8 @@ FEWER = 16.0
 """By how much the smaller of two moves is smaller."""
 MOST_COPIED = 1 << 22
 """Elements of a parameter that are moved and put back; of a larger one so many, evenly spread."""
+COARSE = 1e-4
+"""Precision of the outputs beyond which jumps and slopes cannot be told apart."""
 LEAST = 1e-2
 """What is moved at least, where a parameter is zero."""
 
@@ -66,18 +68,39 @@ class Probe:
         self._captured = captured
         self._gradients = {p: g for p, g in captured.gradients.items() if bool(g.any())}
         self._base = captured.again()
+        self._steady = self._same(self._run())
+
+    def _run(self) -> dict[Path, Tensor]:
+        self._captured.rewind()
+        return self._captured.again()
+
+    def _same(self, outputs: Mapping[Path, Tensor]) -> bool:
+        """Whether a forward gave what the first one did, but for rounding: else it hangs on something that is not kept."""
+        return all(
+            (after := outputs.get(path)) is not None and after.shape == before.shape
+            and torch.allclose(after.float(), before.float(), rtol=1e-3, atol=1e-5, equal_nan=True)
+            for path, before in self._base.items()
+        )  # fmt: skip
+
+    @property
+    def steady(self) -> bool:
+        """Whether every forward that was to be the same was, the one that is run now among them."""
+        self._steady = self._steady and self._same(self._run())
+        return self._steady
 
     @property
     def able(self) -> bool:
         """Whether a gradient came back to an output, and the forward run again gives outputs of the same shapes."""
-        return bool(self._gradients) and all(
-            path in self._base and self._base[path].shape == g.shape for path, g in self._gradients.items()
+        return (
+            self._steady
+            and bool(self._gradients)
+            and all(path in self._base and self._base[path].shape == g.shape for path, g in self._gradients.items())
         )
 
     def change(self, parameters: Sequence[Tensor], scale: float) -> Change:
         """What happens when parameters are moved by noise of `scale` times their size."""
         with moved(parameters, scale):
-            outputs = self._captured.again()
+            outputs = self._run()
         loss, size, squares = 0.0, 0.0, 0.0
         for path, gradient in self._gradients.items():
             before, after = self._base[path], outputs.get(path)
@@ -90,14 +113,18 @@ class Probe:
         return Change(loss, 32 * math.sqrt(squares), math.sqrt(size))
 
     def smooth(self, parameters: Sequence[Tensor], scale: float) -> bool:
-        """Whether moves by less change the outputs by as much less, as they do where there is a derivative."""
+        """Whether moves by less change the outputs by as much less or still less, as they do where there is a derivative:
+        jumps that grow rarer go down with the root only, or to nothing."""
+        if any(torch.finfo(self._base[path].dtype).eps > COARSE for path in self._gradients):
+            return True  # moves that are small enough are rounded away
         sizes = [self.change(parameters, scale / FEWER**k).size for k in range(3)]
-        return all(0 < wide < 2 * FEWER * narrow < 4 * wide for wide, narrow in itertools.pairwise(sizes))
+        return all(0 < 0.5 * FEWER * narrow < wide for wide, narrow in itertools.pairwise(sizes))
 
     def routes(self, silent: Mapping[str, Tensor]) -> Routes:
         """The graph of those outputs that got a gradient; and which of the parameters a module used under no_grad."""
         meant = {id(p) for p in silent.values()}
         without: set[int] = set()
+        self._captured.rewind()  # before the hooks, which it would take off again
         handles = [
             module.register_forward_hook(partial(_note_mode, [i for p in own if (i := id(p)) in meant], without))
             for module in self._captured.module.modules()
@@ -117,6 +144,7 @@ class Probe:
             for device, dtype in captured.autocast:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
             outputs = dict(leaves(captured.module(*captured.args, **captured.kwargs)))
+        self._steady = self._steady and self._same({path: t.detach() for path, t in outputs.items()})
         return [outputs[path] for path in self._gradients if path in outputs]
 
 

@@ -1,6 +1,6 @@
 """The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
 
-Small models are looked at whole, every step. Of larger ones at most MOST_NUMBERS elements and MOST_TENSORS gradients are
+Small models are looked at whole, every step. Of larger ones at most MOST_NUMBERS elements and A_TURN gradients are
 looked at in a step, in turn, so that each is looked at every `turns` steps, and with them the first small one every step:
 what is not finite spreads upstream in a backward. In the first steps, every K, and when a limit on the whole norm was
 declared, all of them are.
@@ -19,7 +19,9 @@ from karat.invariants.runtime.watching.naming import local, plain
 MOST_NUMBERS = 1 << 19
 """Elements a step: 2 MiB of float32, about 0.1 ms on one core."""
 MOST_TENSORS = 32
-"""Gradients a step: about 2.5 us each on a CPU."""
+"""Gradients of a small model: about 2.5 us each on a CPU."""
+A_TURN = 16
+"""Gradients a step of a larger one."""
 SMALL = 1 << 12
 
 
@@ -33,7 +35,7 @@ class Turns:
         self.runs: list[list[int]] = [[]]
         numbers = 0
         for place, size in enumerate(sizes):
-            if self.runs[-1] and (numbers + size > MOST_NUMBERS or len(self.runs[-1]) >= MOST_TENSORS - 1):
+            if self.runs[-1] and (numbers + size > MOST_NUMBERS or len(self.runs[-1]) >= A_TURN - 1):
                 self.runs.append([])
                 numbers = 0
             self.runs[-1].append(place)

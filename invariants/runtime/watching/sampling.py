@@ -46,6 +46,24 @@ def spread(tensor: Tensor, most: int = MOST) -> Tensor:
     return tensor.detach().as_strided((min(most, (count - 1) // stride + 1),), (stride,), tensor.storage_offset())
 
 
+class View:
+    """The sample of a parameter, kept: made anew when the parameter's numbers are elsewhere."""
+
+    __slots__ = ("_most", "_view", "tensor")
+
+    def __init__(self, tensor: Tensor, most: int = MOST) -> None:
+        self.tensor, self._most = tensor, most
+        self._view = spread(tensor, most)
+
+    def now(self) -> Tensor:
+        """The sample as it is; ValueError where none can be taken any more."""
+        if self.tensor.data_ptr() != self._view.data_ptr():
+            if not fit(self.tensor):
+                raise ValueError("a parameter that was sampled is not in one piece any more")
+            self._view = spread(self.tensor, self._most)
+        return self._view
+
+
 def alike(first: Tensor, second: Tensor) -> bool:
     """Whether samples of two tensors are of the same places."""
     return first.shape == second.shape and first.stride() == second.stride() and first.device == second.device

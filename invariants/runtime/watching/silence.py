@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,9 +10,28 @@ import torch
 from torch import Tensor
 
 from karat.invariants.runtime.watching.probing import SLIGHT, STRONG, Probe, Routes
+from karat.invariants.runtime.watching.reduction import is_zero
 
 MOST_TRIED = 24
 """Parameters that are moved one by one in a step."""
+
+
+@dataclass
+class Seen:
+    """Of one optimizer, by the ids of its parameters. reached: had a gradient that is not zero. settled: nothing more is
+    to be said. since: the step from which on it is silent. versions: counters of changes when first seen silent, of those
+    that have no gradient. without: their module runs under no_grad. at_times: silent in some steps, in others not."""
+
+    reached: set[int] = field(default_factory=set)
+    settled: set[int] = field(default_factory=set)
+    since: dict[int, int] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
+    without: dict[int, str] = field(default_factory=dict)
+    at_times: set[str] = field(default_factory=set)
+    follows: set[int] = field(default_factory=set)
+    probes: int = 0
+    zeros: int = 0
+    watched: bool = True
 
 
 @dataclass
@@ -73,7 +93,8 @@ def _zeros(probe: Probe, silent: Mapping[str, Tensor], verdict: Verdict) -> None
     if len(zero) > 1 and probe.change(list(zero.values()), STRONG).real:
         verdict.asleep = zero
     closed = {n: p for n, p in silent.items() if n not in verdict.asleep and n not in verdict.lost}
-    if closed and probe.change(list(closed.values()), STRONG).real:
+    every = list(closed.values())
+    if closed and not probe.change(every, SLIGHT).real and probe.change(every, STRONG).real:
         verdict.closed = closed
 
 
@@ -82,3 +103,17 @@ def is_copy(cut: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> bool
     others = [p for n, p in parameters.items() if n not in cut]
     telling = [p for p in cut.values() if p.numel() > 1 and bool((p != p.reshape(-1)[0]).any())]
     return bool(telling) and all(any(o.shape == p.shape and torch.equal(o, p) for o in others) for p in telling)
+
+
+def alike(name: str) -> str:
+    """The name without numbers: the same for the members of a list, such as experts."""
+    return re.sub(r"\.\d+\.", ".*.", name)
+
+
+def is_silent(parameter: Tensor) -> bool:
+    return parameter.grad is None or is_zero(parameter.grad)
+
+
+def several_processes() -> bool:
+    parallel = torch.distributed
+    return parallel.is_available() and parallel.is_initialized() and parallel.get_world_size() > 1

@@ -163,7 +163,8 @@ def workers_with_equal_seeds(attach: Attach, bug: bool) -> None:
 def stream_from_every_worker(attach: Attach, bug: bool) -> None:
     x, y = labelled(32 * STEPS)
     chunks = list(zip(x.split(32), y.split(32), strict=True))
-    shares = [chunks, chunks] if bug else [chunks[0::2], chunks[1::2]]
+    copies = [(a.clone(), b.clone()) for a, b in chunks]  # what another process sends is another tensor
+    shares = [chunks, copies] if bug else [chunks[0::2], chunks[1::2]]
     turns = [pair for pairs in zip(*shares, strict=True) for pair in pairs][:STEPS]
     model, optimizer = classifier()
     with attach(model, optimizer) as guards:

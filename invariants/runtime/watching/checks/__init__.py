@@ -2,10 +2,12 @@
 
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.checks.accumulation import Accumulation
+from karat.invariants.runtime.watching.checks.autocast import Autocast
 from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.buffers import Buffers
 from karat.invariants.runtime.watching.checks.capture import Capture
+from karat.invariants.runtime.watching.checks.checkpoints import Checkpoints
 from karat.invariants.runtime.watching.checks.clipping import Clipping
 from karat.invariants.runtime.watching.checks.collapse import Collapse
 from karat.invariants.runtime.watching.checks.decay import Decay
@@ -37,7 +39,7 @@ from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Frozen, WeightDecay, Averages, Ties, Replicas, Buffers,
-    Overflow, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses,
+    Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from karat.invariants.runtime.watching.averaging import SAID, Kind, Numbers, cla
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain_name, unwrapped
-from karat.invariants.runtime.watching.sampling import alike, fit, spread
+from karat.invariants.runtime.watching.sampling import View, alike, fit
 
 NEVER_SAID, NEVER_SURE, AT_END = 3, 100, 20
 """Steps without an update after which it is said; is certain; and is certain at the end of the run."""
@@ -31,6 +31,8 @@ class Pair:
     name: str
     mean: Tensor
     value: Tensor
+    means: View
+    values: View
     old_mean: Tensor | None = None
     old_value: Tensor | None = None
     new_value: Tensor | None = None
@@ -94,7 +96,7 @@ class Averages(Check):
         else:
             due = [self._pairs[moment.step % len(self._pairs)]]
         for pair in due:
-            pair.old_mean, pair.old_value = spread(pair.mean).clone(), spread(pair.value).clone()
+            pair.old_mean, pair.old_value = pair.means.now().clone(), pair.values.now().clone()
             pair.version = pair.mean._version
         self._kept = due
         if self._buffers and loop.dense(moment.step):
@@ -103,7 +105,7 @@ class Averages(Check):
     def after_step(self, loop: Loop, moment: Moment) -> None:
         if moment.index == self._index:
             for pair in self._kept:
-                pair.new_value = spread(pair.value).clone()
+                pair.new_value = pair.values.now().clone()
 
     def _ask(self, loop: Loop, step: int, kept: list[Pair]) -> None:
         """What became of the samples since the step: five norms of each, in float32."""
@@ -111,7 +113,7 @@ class Averages(Check):
         for pair in kept:
             if pair.old_mean is None or pair.old_value is None or pair.new_value is None:
                 continue
-            numbers = Numbers.of(pair.old_mean, spread(pair.mean), pair.old_value, pair.new_value, loop.spec.ema)
+            numbers = Numbers.of(pair.old_mean, pair.means.now(), pair.old_value, pair.new_value, loop.spec.ema)
             written = pair.mean._version != pair.version
             looked.append((pair, written, (pair.old_mean, pair.old_value, pair.new_value)))
             asked += numbers
@@ -270,14 +272,15 @@ def _paired(loop: Loop, given: nn.Module) -> list[Pair]:
         value = loop.parameters.get(prefix + name)
         if value is None or mean.shape != value.shape or not value.requires_grad or not (fit(mean) and fit(value)):
             continue
-        if alike(spread(mean), spread(value)):
-            pairs.append(Pair(prefix + name, mean, value))
+        ours, theirs = View(mean), View(value)
+        if alike(ours.now(), theirs.now()):
+            pairs.append(Pair(prefix + name, mean, value, ours, theirs))
     return pairs
 
 
 def _paired_buffers(loop: Loop, given: nn.Module) -> list[tuple[str, Tensor, Tensor, list[Tensor]]]:
     mine = {n: m for n, m in unwrapped(loop.model).named_modules() if isinstance(m, NORMS)}
-    found = []
+    found: list[tuple[str, Tensor, Tensor, list[Tensor]]] = []
     for name, module in _inner(given).named_modules():
         own = mine.get(name)
         if isinstance(module, NORMS) and own is not None and own.running_mean is not None:

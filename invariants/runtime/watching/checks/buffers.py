@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ class Buffer:
     version: int
     values: Tensor | None = None
     bad: bool = False
+    own: tuple[int, ...] = ()
+    """The counters of the module's parameters at the start."""
     early: bool = False
     """Whether it was written to between the attachment and the first step, in train mode or by the module itself."""
 
@@ -97,7 +100,7 @@ class Buffers(Check):
             due = [self._means[n] for n in window(len(self._means), MOST_NORMS, moment.step)]
         pairs = [(b, t) for b in due if (t := b.tensor) is not None and t.device.type != "meta"]
         if pairs and len({t.device for _, t in pairs}) == 1:
-            given = [spread(t) if not dense and fit(t) else t.detach() for _, t in pairs]
+            given = [t for _, t in pairs]
             loop.transfer.ask(norms32(given), partial(self._answered, [b for b, _ in pairs]))
 
     def _begin(self) -> None:
@@ -110,6 +113,7 @@ class Buffers(Check):
             b.bad = not is_finite(tensor)
             if b.still is not None:
                 b.early = b.writes() != b.version and (not b.norm or b.module.training)
+                b.own = tuple(p._version for p in b.module.parameters(recurse=False))
                 b.values, b.version = spread(tensor).clone(), b.writes()
                 self._still.append(b)
         means = [b for b in self._buffers if b.norm and b.key == "running_mean"]
@@ -126,20 +130,9 @@ class Buffers(Check):
             tensor = b.tensor
             if tensor is None or is_finite(tensor):
                 continue
-            nan = bool(tensor.isnan().any())
-            if not b.norm and not nan:  # a mask of infinities, made late
-                b.bad = True
-                continue
-            b.bad = True
-            loop.judge(
-                RULE, moment.step, RULE.margin(1, 0),
-                lambda b=b, nan=nan, tensor=tensor: {
-                    "message": f"{b.name} is {'NaN' if nan else 'infinite'} since step {moment.step}: a batch that was not "
-                    "finite went through it" if b.norm else f"{b.name} is NaN since step {moment.step}",
-                    "where": b.name, "severity": Severity.FAIL if b.norm else Severity.WARN,
-                    "evidence": f"{int((~tensor.isfinite()).sum())} of {tensor.numel()} numbers; it was finite before",
-                },
-            )  # fmt: skip
+            nan, b.bad = bool(tensor.isnan().any()), True
+            if b.norm or nan:  # else a mask of infinities, made late
+                loop.judge(RULE, moment.step, RULE.margin(1, 0), partial(_not_finite, b, tensor, nan, moment.step))
         if not suspects:
             loop.held_for(RULE, moment.step)
 
@@ -157,32 +150,42 @@ class Buffers(Check):
             if not torch.equal(now, b.values) and bool(now.isfinite().all()):
                 moved.append(b)
         loud = [b for b in moved if b.still is Severity.FAIL]
-        quiet = [b for b in moved if b.still is Severity.WARN and b.module.training and _stands(b.module)]
+        quiet = [b for b in moved if b.still is Severity.WARN and b.module.training and _stands(b)]
         for found, severity in ((loud, Severity.FAIL), (quiet, Severity.WARN)):
-            if not found:
-                continue
-            first = found[0]
-            for b in found:
-                b.values = None
-            since = 0 if first.early and step <= 1 else step
-            mode = "train" if first.module.training else "eval"
-            how = "its norm is in train mode" if first.norm and first.module.training else f"written to in {mode} mode"
-            what = (
-                "is declared frozen" if severity is Severity.FAIL else "belongs to a norm whose parameters are frozen"
-            )
-            loop.judge(
-                RULE, since, RULE.margin(len(found), 0),
-                lambda: {
-                    "message": f"{first.name} {what}, and drifts: {how}",
-                    "where": first.name, "severity": severity,
-                    "evidence": f"{len(found)} buffers changed, seen before step {step}; .eval() of the frozen part stops it",
-                },
-            )  # fmt: skip
+            if found:
+                self._drifts(loop, step, found, severity)
+
+    def _drifts(self, loop: Loop, step: int, found: list[Buffer], severity: Severity) -> None:
+        first = found[0]
+        for b in found:
+            b.values = None
+        since = 0 if first.early and step <= 1 else step
+        mode = "train" if first.module.training else "eval"
+        how = "its norm is in train mode" if first.norm and first.module.training else f"written to in {mode} mode"
+        what = "is declared frozen" if severity is Severity.FAIL else "belongs to a norm whose parameters are frozen"
+        loop.judge(
+            RULE, since, RULE.margin(len(found), 0),
+            lambda: {
+                "message": f"{first.name} {what}, and drifts: {how}",
+                "where": first.name, "severity": severity,
+                "evidence": f"{len(found)} buffers changed, seen before step {step}; .eval() of the frozen part stops it",
+            },
+        )  # fmt: skip
 
     def drop(self) -> None:
         self._buffers, self._still, self._means, self._suspects = [], [], [], []
 
 
-def _stands(module: nn.Module) -> bool:
+def _not_finite(b: Buffer, tensor: Tensor, nan: bool, step: int) -> dict[str, Any]:
+    why = ": a batch that was not finite went through it" if b.norm else ""
+    return {
+        "message": f"{b.name} is {'NaN' if nan else 'infinite'} since step {step}{why}",
+        "where": b.name, "severity": Severity.FAIL if b.norm else Severity.WARN,
+        "evidence": f"{int((~tensor.isfinite()).sum())} of {tensor.numel()} numbers; it was finite before",
+    }  # fmt: skip
+
+
+def _stands(b: Buffer) -> bool:
     """Whether the parameters of a norm that moves its statistics are not moved otherwise, as those of a target network."""
-    return all(not p.requires_grad and p.grad is None and p._version <= 1 for p in module.parameters(recurse=False))
+    own = list(b.module.parameters(recurse=False))
+    return b.own == tuple(p._version for p in own) and not any(p.requires_grad or p.grad is not None for p in own)

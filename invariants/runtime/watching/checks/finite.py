@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,15 +22,8 @@ from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some, unwrapped
 from karat.invariants.runtime.watching.reduction import is_finite
 
-
-@dataclass
-class _Call:
-    """The arguments of the last forward, until its step is over."""
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    autocast: tuple[tuple[str, torch.dtype], ...]
+_Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[tuple[str, torch.dtype], ...]]
+"""Module, arguments and autocast of a forward."""
 
 
 class Finite(Check):
@@ -44,12 +36,18 @@ class Finite(Check):
         self._sound = -1
         """The last step whose gradients were all looked at and finite."""
         self._said = False
+        self._buffers: list[str] = []
+        """Those that were finite at the start."""
+
+    def start(self, loop: Loop) -> None:
+        buffers = unwrapped(loop.model).named_buffers()
+        self._buffers = [n for n, b in buffers if b.is_floating_point() and is_finite(b)]
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         if torch.is_grad_enabled():
-            self._call = _Call(module, args, kwargs, _autocast())
+            self._call = (module, args, kwargs, _autocast())
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         """A loss that is logged before its step is judged at the step; one logged after it, at once."""
@@ -103,16 +101,20 @@ class Finite(Check):
 
     def finish(self, loop: Loop) -> None:
         """What the last step made is looked at here, for no step follows; and buffers, which no gradient shows."""
-        tensors = {**dict(unwrapped(loop.model).named_buffers()), **loop.parameters}
-        broken = [n for n, t in tensors.items() if t.is_floating_point() and bool(t.isnan().any())]
+        buffers = dict(unwrapped(loop.model).named_buffers())
+        tensors = {**{n: buffers[n] for n in self._buffers if n in buffers}, **loop.parameters}
+        broken = [n for n, t in tensors.items() if n in loop.parameters and t.is_floating_point() and not is_finite(t)]
         broken += [
-            n for n, p in loop.parameters.items() if n not in broken and p.is_floating_point() and not is_finite(p)
-        ]
+            n for n in tensors if n not in loop.parameters and bool(tensors[n].isnan().any())
+        ]  # -inf may be a mask
         if broken and not loop.tallies[RULE.id].violations:
             loop.judge(
                 RULE, max(loop.step - 1, 0), RULE.margin(len(broken), 0),
-                lambda: {"message": f"after the last step {some(broken)} holds NaN or an infinity, which no gradient showed", "where": broken[0],
-                         "phase": "at the end", "evidence": f"{len(broken)} of {len(tensors)} parameters and buffers"},
+                lambda: {
+                    "message": f"after the last step {some(broken)} holds NaN or an infinity, which no gradient showed",
+                    "where": broken[0], "phase": "at the end",
+                    "evidence": f"{len(broken)} of {len(tensors)} parameters and buffers",
+                },
             )  # fmt: skip
 
     def drop(self) -> None:
@@ -139,8 +141,8 @@ class Finite(Check):
         names = [moment.held[i].name or "a parameter outside the model" for i in bad]
         if broken:
             if 0 <= moment.step - 1 == self._sound:
-                why = f"{some(broken)} holds NaN or an infinity since the update of step {moment.step - 1}, whose gradients were finite"
-                return broken[0], why, moment.step - 1
+                since = f"since the update of step {moment.step - 1}, whose gradients were finite"
+                return broken[0], f"{some(broken)} holds NaN or an infinity {since}", moment.step - 1
             return broken[0], f"{some(broken)} holds NaN or an infinity before the step", moment.step
         place, origin = self._origin(loop)
         if origin:
@@ -156,15 +158,16 @@ class Finite(Check):
         call = self._call
         if call is None:
             return "", ""
-        for path, t in leaves((call.args, call.kwargs)):
+        module, args, kwargs, autocast = call
+        for path, t in leaves((args, kwargs)):
             if t.is_floating_point() and not is_finite(t):
                 return "batch", f"the batch itself holds NaN or an infinity ({spelled(path[1:])})"
-        inner = unwrapped(call.module)
-        captured = Captured("", inner, call.args, call.kwargs, {}, inner.training, call.autocast)
+        inner = unwrapped(module)
+        captured = Captured("", inner, args, kwargs, {}, inner.training, autocast)
         found: list[str] = []
         handles = [
-            module.register_forward_hook(partial(_look, name or "the model", found))
-            for name, module in inner.named_modules()
+            part.register_forward_hook(partial(_look, name or "the model", found))
+            for name, part in inner.named_modules()
         ]
         try:
             with captured.undisturbed():
@@ -183,4 +186,6 @@ def _look(name: str, found: list[str], module: nn.Module, args: Any, output: Any
 
 
 def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
+    if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+        return ()
     return tuple((kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))

@@ -7,19 +7,17 @@ closures, and other optimizers' backward passes do not disturb it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run11_gradient_fresh import RULE
+from karat.invariants.runtime.watching.anchors import Anchor, called, fit, no_change, split
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.grouping import spoken
 from karat.invariants.runtime.watching.loop import Held, Loop
-from karat.invariants.runtime.watching.naming import plain
+from karat.invariants.runtime.watching.seams import compiled
 
 MOST_ANCHORS = 3
 """For each optimizer: of the model, of parameters outside it, of the last group."""
@@ -28,50 +26,6 @@ SAME = 1e-5
 EMPTY, SKIPPED = 2, 4
 """Steps in a row without any gradient, until that is said: from the start, and where there were some before."""
 BEFORE = "gradients from before the first step are left: what it applies is their sum with the new ones"
-
-
-@dataclass
-class Anchor:
-    """One parameter, and what its gradient went through since the last step of its optimizer.
-
-    cleared: an accumulation began from no gradient. left: norms of what was there at the start of each accumulation that
-    did not. repeats: differences between a gradient that is added and what was there. brought: norms of what was added,
-    once a step applied nothing. applied: what the last step applied.
-    """
-
-    name: str
-    parameter: Tensor
-    place: int
-    handles: list[Any]
-    backwards: int = 0
-    cleared: bool = False
-    first: bool = True
-    left: list[Tensor] = field(default_factory=list)
-    repeats: list[Tensor] = field(default_factory=list)
-    brought: list[Tensor] = field(default_factory=list)
-    measured: bool = False
-    applied: tuple[int, float] | None = None
-
-    def arrives(self, gradient: Tensor) -> None:
-        """Before a gradient is added to the parameter's own."""
-        held = self.parameter.grad
-        if self.measured:
-            self.brought.append(torch.linalg.vector_norm(gradient.detach()))
-        if held is None:
-            self.cleared = True
-        elif not self.cleared or self.backwards == 1:
-            self.left.append(torch.linalg.vector_norm(held.detach()))
-            if self.backwards == 1:
-                self.repeats.append(torch.linalg.vector_norm(held.detach() - gradient.detach()))
-
-    def added(self, parameter: Tensor) -> None:
-        """After it was added."""
-        self.backwards += 1
-
-    def renew(self) -> None:
-        """After a step."""
-        self.backwards, self.cleared, self.first = 0, False, False
-        self.left, self.repeats, self.brought = [], [], []
 
 
 class Freshness(Check):
@@ -84,11 +38,14 @@ class Freshness(Check):
         self._applied: set[int] = set()
         """Optimizers that have applied some gradient."""
         self._read = 0
+        self._counting: list[Any] = []
+        self._norms: dict[int, tuple[int, dict[int, float]]] = {}
 
     def start(self, loop: Loop) -> None:
         self._read = loop.renamed
         for place, held in enumerate(loop.held):
             self._choose(place, held, range(len(held)))
+        self._count(loop)
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if self._read != loop.renamed:
@@ -101,13 +58,23 @@ class Freshness(Check):
     def before_step(self, loop: Loop, moment: Moment) -> None:
         numbers = self._answers.pop(moment.index, [])
         anchors = self._anchors.get(moment.index, [])
-        if moment.closure or not anchors:
+        if moment.closure:
+            return
+        self._left_on_frozen(loop, moment)
+        if not anchors:
+            return
+        if all(a.backwards == 1 and a.cleared and a.parameter.grad is not None for a in anchors) and (
+            any(moment.norms.values())
+        ):  # fmt: skip
+            self._empty[moment.index] = 0
+            self._applied.add(moment.index)
+            loop.held_for(RULE, moment.step)
             return
         found, judged, brought = "", 0, 0.0
         evidence = ""
         for anchor in anchors:
             sizes = len(anchor.left), len(anchor.repeats), len(anchor.brought)
-            left, repeats, came, numbers = _split(numbers, sizes)
+            left, repeats, came, numbers = split(numbers, sizes)
             brought = max([brought, *came])
             if anchor.parameter.grad is None:
                 continue
@@ -130,6 +97,9 @@ class Freshness(Check):
     def after_step(self, loop: Loop, moment: Moment) -> None:
         anchors = self._anchors.get(moment.index, [])
         blind = False
+        if self._counting and loop.forwards:
+            self._stop_counting()
+        self._norms[moment.index] = (moment.step, moment.norms)
         for anchor in anchors:
             grad = anchor.parameter.grad
             blind |= grad is None
@@ -145,7 +115,8 @@ class Freshness(Check):
     def drop(self) -> None:
         for place in list(self._anchors):
             self._forget(place)
-        self._answers = {}
+        self._stop_counting()
+        self._answers, self._norms = {}, {}
 
     def _judged(self, moment: Moment, anchor: Anchor, left: list[float], repeats: list[float]) -> str:
         """What is wrong with the gradient of an anchor; empty where nothing is."""
@@ -156,9 +127,10 @@ class Freshness(Check):
                 return BEFORE
             return f"the gradients were not cleared since step {moment.step - 1}: zero_grad() is missing"
         if any(norm == 0 for norm in repeats) and any(norm != 0 for norm in left) and (
-            0 < moment.forwards < anchor.backwards
+            0 < (moment.forwards or anchor.calls) < anchor.backwards
         ):  # fmt: skip
-            return f"the same gradient was added twice: {anchor.backwards} backward passes to {moment.forwards} forward"
+            forwards = moment.forwards or anchor.calls
+            return f"the same gradient was added twice: {anchor.backwards} backward passes to {forwards} forward"
         return ""
 
     def _again(self, moment: Moment, anchor: Anchor) -> str:
@@ -195,6 +167,44 @@ class Freshness(Check):
                      f"{len(moment.grads)} gradients that are not None, {limit} steps in a row"},
         )  # fmt: skip
 
+    def _left_on_frozen(self, loop: Loop, moment: Moment) -> None:
+        """A parameter that no longer asks for a gradient has the very one that the last step applied."""
+        held = moment.held
+        if all(held[i].parameter.requires_grad for i in moment.norms):
+            return
+        step, before = self._norms.get(moment.index, (-1, {}))
+        stale = {
+            held[i].name: n for i, n in moment.norms.items()
+            if not held[i].parameter.requires_grad and n and abs(n - before.get(i, 0.0)) <= SAME * n
+        } if step == moment.step - 1 else {}  # fmt: skip
+        if stale:
+            names = list(loop.parameters)
+            loop.judge(
+                RULE, moment.step, RULE.margin(1.0, 0.0),
+                lambda: {
+                    "message": f"{spoken(stale, names)} has requires_grad = False and still the gradient of step {step}: "
+                    "it was not cleared, and is applied again",
+                    "where": next(iter(stale)),
+                    "evidence": f"the same norm in both steps: {next(iter(stale.values())):.3g}",
+                },
+            )  # fmt: skip
+
+    def _count(self, loop: Loop) -> None:
+        """Counts the forwards of the modules that have the anchors, until it is seen that the model is called itself."""
+        if compiled(loop.model):
+            return
+        anchors = {id(a.parameter): a for several in self._anchors.values() for a in several}
+        for module in loop.model.modules():
+            for parameter in module.parameters(recurse=False):
+                anchor = anchors.pop(id(parameter), None)
+                if anchor is not None:
+                    self._counting.append(module.register_forward_hook(partial(called, anchor)))
+
+    def _stop_counting(self) -> None:
+        for handle in self._counting:
+            handle.remove()
+        self._counting = []
+
     def _chosen_anew(self, loop: Loop) -> None:
         """After the holdings changed: anchors that are still held keep their place, the others go."""
         self._read = loop.renamed
@@ -206,14 +216,14 @@ class Freshness(Check):
             for anchor in self._anchors.get(place, ()):
                 anchor.place = places[id(anchor.parameter)]
 
-    def _choose(self, index: int, held: Any, places: Iterable[int]) -> None:
+    def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
         """The smallest parameter of the model, of those outside it, and of the last group."""
-        fit = [i for i in places if _fit(held[i])]
-        last = max((held[i].group for i in fit), default=0)
+        able = [i for i in places if fit(held[i])]
+        last = max((held[i].group for i in able), default=0)
         kinds = (
-            [i for i in fit if held[i].name],
-            [i for i in fit if not held[i].name],
-            [i for i in fit if held[i].group == last and last],
+            [i for i in able if held[i].name],
+            [i for i in able if not held[i].name],
+            [i for i in able if held[i].group == last and last],
         )
         chosen = {min(kind, key=lambda i: held[i].parameter.numel()) for kind in kinds if kind}
         anchors = [
@@ -221,7 +231,7 @@ class Freshness(Check):
         ]
         for anchor in anchors[:MOST_ANCHORS]:
             anchor.handles = [
-                anchor.parameter.register_hook(partial(_no_change, anchor)),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_hook(partial(no_change, anchor)),  # type: ignore[no-untyped-call]
                 anchor.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
             ]
         self._anchors[index] = anchors
@@ -230,23 +240,3 @@ class Freshness(Check):
         for anchor in self._anchors.pop(place, []):
             for handle in anchor.handles:
                 handle.remove()
-
-
-def _split(
-    numbers: list[float], sizes: tuple[int, int, int]
-) -> tuple[list[float], list[float], list[float], list[float]]:
-    """The numbers of one anchor, three kinds, and the rest."""
-    a, b, c = sizes[0], sizes[0] + sizes[1], sum(sizes)
-    return numbers[:a], numbers[a:b], numbers[b:c], numbers[c:]
-
-
-def _fit(held: Held) -> bool:
-    p = held.parameter
-    if not (p.is_leaf and p.requires_grad) or torch.nn.parameter.is_lazy(p):
-        return False
-    return bool(p.numel()) and plain(p) and (p.grad is None or plain(p.grad))
-
-
-def _no_change(anchor: Anchor, gradient: Tensor) -> None:
-    with torch.no_grad():
-        anchor.arrives(gradient)

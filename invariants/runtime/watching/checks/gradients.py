@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -34,7 +36,7 @@ class Gradients(Check):
             reduce = norms_of_uniform if self._uniform[moment.index] else norms
             loop.transfer.ask(reduce(seen), lambda numbers: moment.norms.update(zip(due, numbers, strict=True)))
 
-    def _in_turn(self, held: list[Held], places: list[int], moment: Moment) -> tuple[list[int], list[Tensor]]:
+    def _in_turn(self, held: Sequence[Held], places: list[int], moment: Moment) -> tuple[list[int], list[Tensor]]:
         due: list[int] = []
         seen: list[Tensor] = []
         for i in places:

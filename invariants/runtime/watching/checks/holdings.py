@@ -14,7 +14,7 @@ from karat.invariants.run.run15_optimizer_parameters import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
-from karat.invariants.runtime.watching.holdings import Mark, Places, ids_held, others_hold, unregistered
+from karat.invariants.runtime.watching.holdings import Mark, Places, holds, ids_held, others_hold, unregistered
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some
 
@@ -25,13 +25,14 @@ class Holdings(Check):
     def __init__(self) -> None:
         self._places: Places | None = None
         self._ids: dict[int, list[int]] = {}
+        self._held: list[list[Tensor]] = []
         self._read_at: dict[int, int] = {}
         self._unheld: dict[str, Tensor] = {}
         self._hidden: dict[str, Tensor] = {}
         self._marks: dict[str, Mark] = {}
         self._elsewhere: set[int] | None = None
         self._settled: set[int] = set()
-        self._shared: dict[int, _Shared] = {}
+        self._shared: _Shared | None = None
         self._before: dict[int, str] = {}
         """Names that parameters had before the model was changed."""
 
@@ -41,9 +42,8 @@ class Holdings(Check):
         self._share(loop)
 
     def look(self, loop: Loop, moment: Moment) -> None:
-        ids = ids_held(moment.optimizer)
         places = self._places
-        if places is None or places.changed(moment.step) or ids != self._ids[moment.index]:
+        if places is None or places.changed(moment.step) or not holds(moment.optimizer, self._held[moment.index]):
             self._before.update(loop.names)
             loop.rename()
             moment.held = loop.held[moment.index]
@@ -71,15 +71,18 @@ class Holdings(Check):
         self._unmoved(loop)
 
     def drop(self) -> None:
-        for shared in self._shared.values():
-            shared.handle.remove()
-        self._places, self._unheld, self._hidden, self._marks, self._shared = None, {}, {}, {}, {}
+        if self._shared is not None:
+            self._shared.handle.remove()
+        self._places, self._shared = None, None
+        self._unheld, self._hidden, self._marks = {}, {}, {}
+        self._held = []
 
     # -- what is where ------------------------------------------------------------------------------------------------
 
     def _read(self, loop: Loop) -> None:
         self._places = Places(loop.model)
         self._ids = {place: ids_held(o) for place, o in enumerate(loop.optimizers)}
+        self._held = [[h.parameter for h in several] for several in loop.held]
         held = {key for ids in self._ids.values() for key in ids}
         free = (*loop.spec.frozen, *loop.spec.detached)
         self._unheld = {n: p for n, p in loop.parameters.items() if id(p) not in held and not covered(n, free)}
@@ -215,38 +218,39 @@ class Holdings(Check):
         everywhere = [key for ids in self._ids.values() for key in set(ids)]
         shared = {key for key in everywhere if everywhere.count(key) > 1}
         table = {id(h.parameter): h for several in loop.held for h in several if id(h.parameter) in shared}
-        for key, h in table.items():
-            if h.parameter.requires_grad and h.parameter.is_leaf:
-                self._shared = {key: _Shared(h.name, h.parameter, list(table))}
-                return
+        fit = [h for h in table.values() if h.parameter.requires_grad and h.parameter.is_leaf]
+        if fit:
+            self._shared = _Shared(fit[0].name, fit[0].parameter, list(table))
 
     def _stepped_by_both(self, loop: Loop, moment: Moment) -> None:
         """Whether another optimizer has applied the same gradient already."""
-        for key, shared in self._shared.items():
-            if key not in self._ids[moment.index] or shared.parameter.grad is None:
-                continue
-            by, count = shared.applied
-            if by is not None and by != moment.index and count == shared.count and shared.count:
-                names = [loop.names[k] for k in shared.ids if k in loop.names]
-                loop.judge(
-                    RULE, moment.step, RULE.margin(len(shared.ids), 0),
-                    lambda: {
-                        "message": f"several optimizers hold {spoken(names, list(loop.parameters))}, and each applies the "
-                        "same gradient: it moves twice for one backward",
-                        "where": shared.name, "evidence": f"{len(shared.ids)} parameters, by identity",
-                    },
-                )  # fmt: skip
-            shared.applied = (moment.index, shared.count)
+        shared = self._shared
+        if shared is None or shared.key not in self._ids[moment.index] or shared.parameter.grad is None:
+            return
+        by, count = shared.applied
+        shared.applied = (moment.index, shared.count)
+        if by is None or by == moment.index or count != shared.count or not shared.count:
+            return
+        names = [loop.names[k] for k in shared.keys if k in loop.names]
+        loop.judge(
+            RULE, moment.step, RULE.margin(len(shared.keys), 0),
+            lambda: {
+                "message": f"several optimizers hold {spoken(names, list(loop.parameters))}, and each applies the "
+                "same gradient: it moves twice for one backward",
+                "where": shared.name, "evidence": f"{len(shared.keys)} parameters, by identity",
+            },
+        )  # fmt: skip
 
 
 class _Shared:
-    """A parameter of several optimizers: how often a gradient was added to it, and who applied it last."""
+    """A parameter of several optimizers: how often a gradient was added to it, and who applied it last. keys: the ids of
+    all such parameters."""
 
-    def __init__(self, name: str, parameter: Tensor, ids: list[int]) -> None:
-        self.name, self.parameter, self.ids = name, parameter, ids
+    def __init__(self, name: str, parameter: Tensor, keys: list[int]) -> None:
+        self.name, self.parameter, self.key, self.keys = name, parameter, id(parameter), keys
         self.count = 0
         self.applied: tuple[int | None, int] = (None, 0)
-        self.handle: Any = parameter.register_post_accumulate_grad_hook(self._added)
+        self.handle: Any = parameter.register_post_accumulate_grad_hook(self._added)  # type: ignore[no-untyped-call]
 
     def _added(self, parameter: Tensor) -> None:
         self.count += 1

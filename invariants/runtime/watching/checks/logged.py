@@ -6,12 +6,14 @@ A loss that is a tensor comes over with everybody's next transfer, and is judged
 from __future__ import annotations
 
 import math
-from array import array
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from karat.core.formulas import descent
 from karat.invariants import inv01_descent as inv01
 from karat.invariants.run.loss_checks import IMPLAUSIBLE, LEAST_WINDOW
 from karat.invariants.run.run47_loss_trend import RULE as TREND
@@ -23,6 +25,8 @@ WINDOW = inv01.DEFAULT.window
 SHARE = 0.05
 """Of the first window's mean: a rise by less, besides the noise, is none. INV-1 has as much in bits per byte."""
 LEAST_ROWS = 3
+Window = tuple[float, float]
+"""Mean and variance of a window of losses."""
 
 
 class LoggedLosses(Check):
@@ -30,7 +34,10 @@ class LoggedLosses(Check):
     interval = "every window of logged losses"
 
     def __init__(self) -> None:
-        self._losses = array("d")
+        self._count, self._last = 0, math.nan
+        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._first: dict[int, Window] = {}
+        self._lowest: dict[int, Window] = {}
         self._rows: list[tuple[int, float, float]] = []
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
@@ -41,31 +48,38 @@ class LoggedLosses(Check):
             _number(loop, logged["val_loss"], lambda loss: self._validated(loop, step, loss))
 
     def _trained(self, loop: Loop, step: int, loss: float) -> None:
-        self._losses.append(loss)
-        count = len(self._losses)
-        size = LEAST_WINDOW if count <= 2 * WINDOW else WINDOW
-        if count % size or count < 2 * size:
+        self._count, self._last = self._count + 1, loss
+        self._recent.append(loss)
+        if self._count % LEAST_WINDOW == 0 and self._count <= 2 * WINDOW:
+            self._closed(loop, step, LEAST_WINDOW)
+        if self._count % WINDOW == 0:
+            self._closed(loop, step, WINDOW)
+
+    def _closed(self, loop: Loop, step: int, size: int) -> None:
+        """A window is full: it is compared with the lowest and the first of its size."""
+        losses = list(self._recent)[-size:]
+        now = descent.window_mean(losses), descent.window_variance(losses)
+        if not all(map(math.isfinite, now)):
             return
-        first, last = list(self._losses[:size]), list(self._losses[-2 * size :])
-        if not all(map(math.isfinite, (*first, *last))):
+        first, lowest = self._first.setdefault(size, now), self._lowest.setdefault(size, now)
+        if now[0] <= lowest[0]:
+            self._lowest[size] = now
+        if self._count < 2 * size:
             return
-        mean = sum(first) / size
-        windows = inv01.Windows(size, inv01.DEFAULT.z, max(SHARE * abs(mean), 1e-12))
-        over_the_last = float(inv01.margin(inv01.observe(last), windows))
-        over_the_first = float(inv01.margin(inv01.observe(first + last[size:]), windows))
-        before, now = sum(last[:size]) / size, sum(last[size:]) / size
+        windows = inv01.Windows(size, inv01.DEFAULT.z, max(SHARE * abs(first[0]), 1e-12))
+        seen = {"early_mean": lowest[0], "early_variance": lowest[1], "late_mean": now[0], "late_variance": now[1]}
+        margin = float(inv01.margin(seen, windows))
         loop.judge(
-            TREND, step, TREND.margin(max(over_the_last, over_the_first), 0.0),
+            TREND, step, TREND.margin(margin, 0.0) if now[0] > first[0] else max(0.0, margin),
             lambda: {
-                "message": f"the loss climbs: {now:.4g} over the last {size} rows, {before:.4g} over the {size} before, "
-                f"{mean:.4g} over the first",
-                "evidence": f"INV-1 on windows of {size} rows, z = {windows.z:g}, tolerance {windows.tolerance:.3g}: "
-                f"margin {over_the_last:+.3g} to the window before, {over_the_first:+.3g} to the first",
+                "message": f"the loss climbs: {now[0]:.4g} over the last {size} rows, {lowest[0]:.4g} before, "
+                f"{first[0]:.4g} at the start",
+                "evidence": f"INV-1 on windows of {size} rows, z = {windows.z:g}, tolerance {windows.tolerance:.3g}",
             },
         )  # fmt: skip
 
     def _validated(self, loop: Loop, step: int, loss: float) -> None:
-        before = self._losses[-1] if self._losses else math.nan
+        before = self._last
         if not (math.isfinite(loss) and math.isfinite(before)) or before <= 0:
             return
         self._rows.append((step, before, loss))
@@ -83,7 +97,7 @@ class LoggedLosses(Check):
     def finish(self, loop: Loop) -> None:
         loop.transfer.bring()
         if not loop.tallies[TREND.id].checks:
-            why = f"{len(self._losses)} losses were logged; guards.log(loss=…) feeds it, two windows of {LEAST_WINDOW} rows"
+            why = f"{self._count} losses were logged; guards.log(loss=…) feeds it, two windows of {LEAST_WINDOW} rows"
             loop.not_checked(TREND, why)
         if not loop.tallies[VALIDATION.id].checks:
             why = f"{len(self._rows)} rows of guards.log(loss=…, val_loss=…); it needs {LEAST_ROWS}"
@@ -94,6 +108,8 @@ def _number(loop: Loop, given: Any, take: Callable[[float], None]) -> None:
     """A logged number now, or when it is on the host."""
     if isinstance(given, Tensor):
         if given.numel() == 1:
-            loop.transfer.ask([given.detach().float().reshape(())], lambda numbers: take(numbers[0]))
+            given = given.detach()
+            ready = given if given.dtype is torch.float32 and not given.ndim else given.float().reshape(())
+            loop.transfer.ask([ready], lambda numbers: take(numbers[0]))
     elif isinstance(given, (int, float)) or hasattr(given, "__float__"):
         take(float(given))

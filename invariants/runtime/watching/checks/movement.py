@@ -7,8 +7,7 @@ and of those that the counter says were passed over.
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from operator import eq
 
 import torch
 from torch import Tensor
@@ -19,11 +18,11 @@ from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run54_update_ratio import RULE as RATIO
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks.rounding import Look, Rounding
-from karat.invariants.runtime.watching.loop import Held, Loop
+from karat.invariants.runtime.watching.followed import Followed
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.sampling import (
     alike,
-    fit,
     native,
     norms32,
     rate_of,
@@ -33,59 +32,18 @@ from karat.invariants.runtime.watching.sampling import (
     window,
 )
 
-MOST_READ = 64
+MOST_READ = 32
 """Parameters whose counters are read in a step."""
 APART = 4
 """Steps between two samples of a parameter in turn."""
-FEW = 16
-"""Elements of a parameter that are kept from one step to the next."""
+MOST_KEPT = 8
+"""Parameters of which a few elements are kept from one step to the next."""
 PATIENCE = {True: 2, False: 8}
 """Looks in a row at which a parameter stands still: of torch's own optimizers, of others, which may collect steps."""
 TOO_LARGE, IN_A_ROW = 1.0, 3
-
-
-@dataclass
-class Followed:
-    """The parameters of one optimizer that samples can be taken of, and what is known of each between steps."""
-
-    held: list[Held]
-    groups: list[tuple[int, int]]
-    places: list[int] = field(default_factory=list)
-    views: dict[int, Tensor] = field(default_factory=dict)
-    few: dict[int, Tensor] = field(default_factory=dict)
-    counters: bool = True
-    """Whether the optimizer writes in a way that counters see."""
-    wrote: bool = False
-    looked: range = field(default_factory=lambda: range(0))
-    before: list[int] = field(default_factory=list)
-    left: tuple[range, list[int], Tensor | None] | None = None
-    usual: set[int] = field(default_factory=set)
-    """Those that the loop itself writes to between steps, from its first steps on."""
-    still: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Place -> first step at which it stood still, and how many looks in a row."""
-    urgent: set[int] = field(default_factory=set)
-    large: dict[int, tuple[int, int]] = field(default_factory=dict)
-    zero: set[int] = field(default_factory=set)
-    rates: deque[float] = field(default_factory=lambda: deque(maxlen=2))
-
-    def __post_init__(self) -> None:
-        for place, held in enumerate(self.held):
-            if fit(held.parameter):
-                self.places.append(place)
-                self.renew(place)
-
-    def renew(self, place: int) -> None:
-        self.views[place] = spread(self.held[place].parameter)
-        self.few[place] = spread(self.held[place].parameter, FEW)
-
-    def view(self, place: int) -> Tensor | None:
-        """The sample of a parameter, wherever its numbers are now; None where none can be taken any more."""
-        parameter, view = self.held[place].parameter, self.views[place]
-        if parameter.data_ptr() != view.data_ptr() or parameter.device != view.device:
-            if not fit(parameter):
-                return None
-            self.renew(place)
-        return self.views[place]
+DESIGN, JUMP = 3, 0.05
+"""First steps between which a loop may show that it writes to parameters by design; and the share of a parameter's norm from
+which a later change counts as one."""
 
 
 class Movement(Check):
@@ -125,7 +83,7 @@ class Movement(Check):
         dense = loop.dense(step)
         places = followed.places
         looked = followed.looked = window(len(places), MOST_READ, step)
-        followed.before = versions(held[places[n]].parameter for n in looked)
+        followed.before = versions([held[places[n]].parameter for n in looked])
         if dense:
             due = places
         else:
@@ -162,24 +120,27 @@ class Movement(Check):
         if followed is None or moment.closure:
             return
         held, places = followed.held, followed.places
-        now = versions(held[places[n]].parameter for n in followed.looked)
-        if followed.counters:
+        now = versions([held[places[n]].parameter for n in followed.looked])
+        if not any(map(eq, followed.before, now)):
+            followed.wrote = True
+        elif followed.counters:
             for n, old, new in zip(followed.looked, followed.before, now, strict=True):
                 if new != old:
                     followed.wrote = True
                 elif places[n] in moment.grads:
-                    followed.urgent.add(places[n])
+                    followed.urgent.setdefault(places[n], moment.step)
         taken = self._taken.pop(moment.index, None)
         if taken:
             self._measure(loop, moment, followed, taken, dict(zip((places[n] for n in followed.looked), zip(
                 followed.before, now, strict=True), strict=True)))  # fmt: skip
-        ends = None
-        if step_matters(places, followed):
+        ends, kept = None, range(0)
+        if _matters(places, followed):
             try:
-                ends = torch.cat([followed.few[places[n]] for n in followed.looked])
+                kept = window(len(followed.looked), MOST_KEPT, moment.step)
+                ends = torch.cat([followed.few[places[followed.looked[n]]] for n in kept])
             except (RuntimeError, ValueError):  # on several devices, of several types
                 ends = None
-        followed.left = (followed.looked, now, ends)
+        followed.left = (followed.looked, now, ends, kept)
 
     def _measure(
         self, loop: Loop, moment: Moment, followed: Followed, taken: list[tuple[int, Tensor, Tensor]],
@@ -235,10 +196,10 @@ class Movement(Check):
         passed_over = look.update == 0 and not look.written
         if not passed_over:
             followed.still.pop(look.place, None)
-            followed.urgent.discard(look.place)
+            followed.urgent.pop(look.place, None)
             loop.held_for(MOVES, step, MOVES.margin(0, 1))
             return
-        first, count = followed.still.get(look.place, (step, 0))
+        first, count = followed.still.get(look.place, (followed.urgent.get(look.place, step), 0))
         followed.still[look.place] = (first, count + 1)
         patience = PATIENCE[native(optimizer) and followed.held[look.place].parameter.requires_grad]
         loop.judge(
@@ -291,9 +252,9 @@ class Movement(Check):
         left, followed.left = followed.left, None
         if left is None:
             return
-        looked, counts, ends = left
+        looked, counts, ends, kept = left
         places = followed.places
-        now = versions(followed.held[places[n]].parameter for n in looked)
+        now = versions([followed.held[places[n]].parameter for n in looked])
         if now == counts:
             return
         touched = [places[n] for n, a, b in zip(looked, counts, now, strict=True) if a != b]
@@ -303,9 +264,10 @@ class Movement(Check):
             return
         if not fresh or ends is None:
             return
-        followed.usual.update(fresh)
+        seen = {places[looked[k]] for k in kept}
+        followed.usual.update(p for p in fresh if p in seen)
         changed, start = [], 0
-        for n in looked:
+        for n in (looked[k] for k in kept):
             end = start + len(followed.few[places[n]])
             if places[n] in fresh:
                 old = ends[start:end]
@@ -332,11 +294,6 @@ class Movement(Check):
         self._followed, self._taken, self._answers = {}, {}, []
 
 
-DESIGN, JUMP = 3, 0.05
-"""First steps between which a loop may show that it writes to parameters by design; and the share of a parameter's norm from
-which a later change counts as one."""
-
-
-def step_matters(places: list[int], followed: Followed) -> bool:
+def _matters(places: list[int], followed: Followed) -> bool:
     """Whether some parameter is not one that the loop writes to by itself anyway."""
     return bool(places) and len(followed.usual) < len(places)

@@ -91,14 +91,7 @@ class Overflow(Check):
         for name, number, end in seen:
             if not number < float("inf"):
                 continue  # RUN-9 has it
-            loop.judge(
-                RULE, moment.step, RULE.margin(number / end, SHARE),
-                lambda name=name, number=number, end=end: {
-                    "message": f"{name} reaches {number:.4g}, {number / end:.0%} of the largest number that "
-                    f"{'float16 holds' if end < 1e5 else 'its type is good for'}, {end:.4g}",
-                    "where": name.removeprefix("the gradient of "), "evidence": "the next growth of it is infinite",
-                },
-            )  # fmt: skip
+            loop.judge(RULE, moment.step, RULE.margin(number / end, SHARE), partial(_near_the_end, name, number, end))
         below = self._below.pop(moment.index, None)
         if below is not None:
             self._underflow(loop, moment, below)
@@ -124,14 +117,7 @@ class Overflow(Check):
             half = [p for p in group["params"] if p.dtype is torch.float16]
             if not half or not isinstance(eps, float) or not 0 < eps <= SMALLEST / 2 or group.get("fused"):
                 continue
-            loop.judge(
-                RULE, moment.step, RULE.margin(1.0, SHARE),
-                lambda place=place, eps=eps, half=half: {
-                    "message": f"eps = {eps:g} of {type(moment.optimizer).__name__} is zero in float16, in which "
-                    f"{len(half)} parameters of group {place} are: small gradients are divided by zero",
-                    "where": f"group {place}", "evidence": f"the smallest number of float16 is {SMALLEST:.2g}",
-                },
-            )  # fmt: skip
+            loop.judge(RULE, moment.step, RULE.margin(1.0, SHARE), partial(_no_epsilon, moment, place, eps, len(half)))
 
     def drop(self) -> None:
         self._seen, self._below = [], {}
@@ -145,3 +131,19 @@ def _end(dtype: torch.dtype) -> float:
     if dtype in (torch.float32, torch.float64):
         return HUGE / SHARE
     return float(torch.finfo(dtype).max)
+
+
+def _near_the_end(name: str, number: float, end: float) -> dict[str, Any]:
+    holds = "float16 holds" if end < 1e5 else "its type is good for"
+    return {
+        "message": f"{name} reaches {number:.4g}, {number / end:.0%} of the largest number that {holds}, {end:.4g}",
+        "where": name.removeprefix("the gradient of "), "evidence": "the next growth of it is infinite",
+    }  # fmt: skip
+
+
+def _no_epsilon(moment: Moment, place: int, eps: float, count: int) -> dict[str, Any]:
+    return {
+        "message": f"eps = {eps:g} of {type(moment.optimizer).__name__} is zero in float16, in which {count} parameters of "
+        f"group {place} are: small gradients are divided by zero",
+        "where": f"group {place}", "evidence": f"the smallest number of float16 is {SMALLEST:.2g}",
+    }  # fmt: skip

@@ -7,6 +7,8 @@ said.
 from __future__ import annotations
 
 import json
+from functools import partial
+from typing import Any
 
 import torch
 from torch import distributed
@@ -25,7 +27,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._world = self._rank = 0
-        self._store: distributed.Store | None = None
+        self._store: Any = None
         self._left: int | None = None
         self._own: dict[str, float] = {}
 
@@ -65,13 +67,14 @@ class Processes:
         for rank, key in enumerate(keys):
             theirs = json.loads(store.get(key))
             apart = [n for n, x in self._own.items() if not abs(x - theirs.get(n, x)) <= TOLERANCE * max(abs(x), 1e-3)]
-            loop.judge(
-                RULE, max(step - 1, 0), RULE.margin(float(len(apart)), TOLERANCE),
-                lambda apart=apart, rank=rank: {
-                    "message": f"process {rank} has other values than process {self._rank} in {apart[0]} before step {step}",
-                    "where": "", "evidence": f"{len(apart)} of {len(self._own)} parameters differ",
-                },
-            )  # fmt: skip
+            said = partial(self._differ, rank, step, apart)
+            loop.judge(RULE, max(step - 1, 0), RULE.margin(float(len(apart)), TOLERANCE), said)
+
+    def _differ(self, rank: int, step: int, apart: list[str]) -> dict[str, Any]:
+        return {
+            "message": f"process {rank} has other values than process {self._rank} in {apart[0]} before step {step}",
+            "where": "", "evidence": f"{len(apart)} of {len(self._own)} parameters differ",
+        }  # fmt: skip
 
     def finish(self, loop: Loop) -> None:
         """Reads what was left before the last step."""

@@ -8,9 +8,6 @@ chosen, branches that start at zero, gradients that the loop takes away.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import torch
 from torch import Tensor
 
 from karat.invariants.run.rule import Severity
@@ -22,30 +19,21 @@ from karat.invariants.runtime.watching.grouping import groups, spoken
 from karat.invariants.runtime.watching.loop import DENSE, Held, Loop
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.probing import Probe
-from karat.invariants.runtime.watching.reduction import is_zero
 from karat.invariants.runtime.watching.seams import Seams
-from karat.invariants.runtime.watching.silence import Verdict, is_copy, judged
+from karat.invariants.runtime.watching.silence import (
+    Seen,
+    Verdict,
+    alike,
+    is_copy,
+    is_silent,
+    judged,
+    several_processes,
+)
 
 MOST_PROBES = 6
 """Steps of an optimizer, beyond the first ones, in which the forward is run again."""
 ALL_ZERO = 3
 """First steps in a row in which every gradient is zero, until that is said."""
-
-
-@dataclass
-class Seen:
-    """Of one optimizer, by the ids of its parameters. reached: had a gradient that is not zero. settled: nothing more is
-    to be said. since: the step from which on it is silent. versions: counters of changes when first seen silent, of those
-    that have no gradient. without: their module runs under no_grad."""
-
-    reached: set[int] = field(default_factory=set)
-    settled: set[int] = field(default_factory=set)
-    since: dict[int, int] = field(default_factory=dict)
-    versions: dict[int, int] = field(default_factory=dict)
-    without: dict[int, str] = field(default_factory=dict)
-    probes: int = 0
-    zeros: int = 0
-    watched: bool = True
 
 
 class Reach(Check):
@@ -78,7 +66,7 @@ class Reach(Check):
             silent += [i for i, n in norms.items() if n == 0 and id(held[i].parameter) not in seen.settled]
         if seen.watched:
             seen.reached.update(id(held[i].parameter) for i, n in norms.items() if n != 0)
-        silent = [i for i in silent if self._expected(loop, held[i]) and _is_silent(held[i].parameter)]
+        silent = [i for i in silent if self._expected(loop, held[i]) and is_silent(held[i].parameter)]
         if moment.missing or moment.step == 0:
             self._switched_off(loop, moment, seen)
         if silent:
@@ -115,20 +103,23 @@ class Reach(Check):
     def _silent(self, loop: Loop, moment: Moment, seen: Seen, silent: list[int]) -> None:
         held = moment.held
         named = {held[i].name: held[i].parameter for i in silent}
-        for p in named.values():
+        for name, p in named.items():
+            if id(p) in seen.reached:
+                seen.at_times.add(alike(name))
             if id(p) not in seen.since:
                 seen.since[id(p)] = moment.step
                 if p.grad is None:
                     seen.versions[id(p)] = p._version
         if moment.whole:
             now = {id(p) for p in named.values()}
+            seen.at_times.update(alike(loop.names[key]) for key in seen.since if key not in now and key in loop.names)
             seen.since = {key: step for key, step in seen.since.items() if key in now}
         self._all_zero(loop, moment, seen, silent)
         if seen.probes >= MOST_PROBES and not loop.dense(moment.step):
             return
         if loop.captured is None:
             loop.capture_next = True
-        elif _several_processes():
+        elif several_processes():
             loop.not_checked(THROUGH, "with several processes a forward is not run again by one of them")
         else:
             seen.probes += not loop.dense(moment.step)
@@ -136,19 +127,23 @@ class Reach(Check):
             first = {n: p for n, p in named.items() if seen.since[id(p)] == 0}
             with loop.captured.undisturbed():
                 probe = Probe(loop.captured)
-                if probe.able:
-                    self._say(loop, seen, judged(probe, named, lasting=lasting and len(first) == len(named)))
+                verdict = judged(probe, named, lasting=lasting and len(first) == len(named)) if probe.able else None
+                if verdict is not None and probe.steady:
+                    self._say(loop, seen, verdict)
                     return
         self._between(loop, moment, seen, named)
 
     def _say(self, loop: Loop, seen: Seen, verdict: Verdict) -> None:
-        cut = {} if is_copy(verdict.cut, loop.parameters) else verdict.cut
+        if is_copy({**verdict.cut, **verdict.lost}, loop.parameters):
+            seen.follows.update(id(p) for p in (*verdict.cut.values(), *verdict.lost.values()))
+        cut = {n: p for n, p in verdict.cut.items() if not self._follows(seen, p)}
+        lost = {n: p for n, p in verdict.lost.items() if not self._follows(seen, p)}
         seen.without.update({id(p): "its module runs under no_grad" for p in verdict.without.values()})
         if cut:
             self._say_cut(loop, seen, cut, "something between cuts it (detach, no_grad, .data, a new tensor)",
                           "moved a little, the outputs follow, and no path of autograd leads to it")  # fmt: skip
-        if verdict.lost:
-            self._say_lost(loop, seen, verdict.lost, verdict.by)
+        if lost:
+            self._say_lost(loop, seen, lost, verdict.by)
         if verdict.asleep:
             self._say_zero(
                 loop, seen, verdict.asleep, Severity.FAIL,
@@ -230,6 +225,10 @@ class Reach(Check):
         )  # fmt: skip
         seen.settled.update(id(p) for p in lost.values())
 
+    def _follows(self, seen: Seen, p: Tensor) -> bool:
+        """Whether it began as a copy of others, or somebody moves it though it has no gradient: a teacher, a target."""
+        return id(p) in seen.follows or seen.versions.get(id(p), p._version) != p._version
+
     def _first(self, seen: Seen, those: dict[str, Tensor]) -> int:
         return min(seen.since[id(p)] for p in those.values())
 
@@ -252,9 +251,13 @@ class Reach(Check):
         unused = {
             h.name: h.parameter for h in moment.held
             if id(h.parameter) not in seen.reached and id(h.parameter) not in seen.settled
-            and self._expected(loop, h) and _is_silent(h.parameter)
+            and self._expected(loop, h) and is_silent(h.parameter)
             and seen.versions.get(id(h.parameter), h.parameter._version) == h.parameter._version
         }  # fmt: skip
+        connected = [n for n, p in unused.items() if p.grad is not None]
+        whole = groups(connected, list(loop.parameters))
+        free = {n for n in connected if n in whole and unused[n].dim() < 2}  # a shift that the loss does not feel
+        unused = {n: p for n, p in unused.items() if n not in free and alike(n) not in seen.at_times}
         if not unused or not seen.reached:
             return
         steps = moment.step + 1
@@ -278,12 +281,3 @@ class Reach(Check):
             lambda: {"message": message, "where": next(iter(groups(those, list(loop.parameters))), ""),
                      "evidence": evidence, "severity": severity},
         )  # fmt: skip
-
-
-def _is_silent(parameter: Tensor) -> bool:
-    return parameter.grad is None or is_zero(parameter.grad)
-
-
-def _several_processes() -> bool:
-    parallel = torch.distributed
-    return parallel.is_available() and parallel.is_initialized() and parallel.get_world_size() > 1

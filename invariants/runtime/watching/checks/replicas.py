@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from torch import Tensor
-
 from karat.invariants.run.run21_replicas import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks.processes import Processes
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import named_parameters
-from karat.invariants.runtime.watching.sampling import alike, fit, norms32, spread
+from karat.invariants.runtime.watching.sampling import View, alike, fit, norms32
 
 TOLERANCE = 1e-6
 """Distance relative to the weights: what another order of adding may do."""
@@ -36,7 +34,7 @@ class Replicas(Check):
     rules = (RULE,)
 
     def __init__(self) -> None:
-        self._pairs: list[tuple[str, int, Tensor, Tensor]] = []
+        self._pairs: list[tuple[str, int, View, View]] = []
         self._open: list[tuple[Looked, int]] = []
         self._finished: list[Looked] = []
         self._processes = Processes()
@@ -48,8 +46,9 @@ class Replicas(Check):
                 other = theirs.get(name)
                 if other is None or other is mine or not (fit(mine) and fit(other) and mine.requires_grad):
                     continue
-                if alike(spread(mine), spread(other)):
-                    self._pairs.append((name, number, mine, other))
+                views = View(mine), View(other)
+                if alike(views[0].now(), views[1].now()):
+                    self._pairs.append((name, number, *views))
         across = self._processes.start(loop)
         if not self._pairs and not across:
             loop.not_checked(
@@ -85,7 +84,7 @@ class Replicas(Check):
 
     def _ask(self, loop: Loop, looked: Looked, place: int) -> None:
         _, _, mine, other = self._pairs[place]
-        a, b = spread(mine), spread(other)
+        a, b = mine.now(), other.now()
         loop.transfer.ask(norms32([a - b, a]), partial(_answered, looked))
 
     def _judge(self, loop: Loop, finished: list[Looked]) -> None:

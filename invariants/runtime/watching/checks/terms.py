@@ -38,6 +38,8 @@ class LossTerms(Check):
         self._given: Given | None = None
         self._handles: list[Any] = []
         self._ever: set[str] = set()
+        self._zero: dict[str, tuple[int, int]] = {}
+        """Term -> the first step in which it was given, and in how many it was exactly zero; until it is not."""
         self._never: dict[str, int] = {}
         self._forwards = -1
 
@@ -64,15 +66,21 @@ class LossTerms(Check):
             self._detached(loop, step, name, terms[name], bool(attached))
         for name, term in attached.items():
             self._connected(loop, step, name, term)
+            if loop.step < loop.spec.window and term.numel() == 1:
+                number = partial(self._is_zero, name, step)
+                loop.transfer.ask([term.detach().reshape(()).float()], number)
         self._ever |= self._given.passed if self._given is not None else set()
         self.drop()
         if not late:
             self._given = given = Given(attached, total, set(), step)
             for name, term in [*attached.items(), *([("", total)] if total is not None else [])]:
                 if term.grad_fn is not None:
-                    self._handles.append(term.register_hook(partial(_passed, given, name)))
+                    hook = partial(_passed, given, name)
+                    self._handles.append(term.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
+        if moment.step + 1 == loop.spec.window:
+            self._zero_throughout(loop)
         given = self._given
         if given is None:
             return
@@ -122,6 +130,20 @@ class LossTerms(Check):
                 "evidence": f"its graph ends at {len(walked.leaves)} tensors that need a gradient, none a parameter",
             },
         )  # fmt: skip
+
+    def _is_zero(self, name: str, step: int, numbers: list[float]) -> None:
+        first, count = self._zero.get(name, (step, 0))
+        self._zero[name] = (first, count + 1 if numbers[0] == 0 and count >= 0 else -1)
+
+    def _zero_throughout(self, loop: Loop) -> None:
+        """A term that was exactly zero in every step of the window: its weight is."""
+        for name, (first, count) in self._zero.items():
+            if count >= loop.spec.window - first > 1:
+                loop.judge(
+                    RULE, first, RULE.margin(1, 0),
+                    partial(dict, message=f"the term {name!r} was exactly zero in all {count} steps: its weight is zero",
+                            where=name, severity=Severity.WARN, evidence=f"from step {first} on"),
+                )  # fmt: skip
 
     def _idle(self, loop: Loop, moment: Moment, given: Given, name: str) -> None:
         """A term through which no backward went, while one went through another."""

@@ -46,7 +46,8 @@ class Ties(Check):
             first, second = (_at(self._root, path) for path in ties[n].paths)
             if first is not second:
                 self._broken(loop, moment.step, ties[n], first, second)
-        loop.held_for(RULE, moment.step)
+            else:
+                loop.held_for(RULE, moment.step, RULE.margin(0, 0))
 
     def _begin(self, loop: Loop, step: int) -> None:
         root = self._root = unwrapped(loop.model)
@@ -67,10 +68,10 @@ class Ties(Check):
     def _broken(self, loop: Loop, step: int, tie: Tie, first: nn.Parameter | None, second: nn.Parameter | None) -> None:
         if not tie.declared and (first is None or second is None):  # a part was taken out of the model
             return
-        both = first is not None and second is not None
         held = {id(p) for o in loop.optimizers for g in o.param_groups for p in g["params"]}
         meant = not tie.declared and id(first) in held and id(second) in held
-        equal = both and first.shape == second.shape and _equal(first, second)  # type: ignore[union-attr]
+        both = first is not None and second is not None
+        equal = first is not None and second is not None and first.shape == second.shape and _equal(first, second)
         loop.judge(
             RULE, step, RULE.margin(1, 0),
             lambda: {

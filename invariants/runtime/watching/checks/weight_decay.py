@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from karat.invariants.run.rule import Severity
@@ -38,13 +39,8 @@ class WeightDecay(Check):
             return
         for place, group in enumerate(groups):
             value = float(group.get("weight_decay") or 0.0)
-            loop.judge(
-                RULE, moment.step, RULE.margin(float(not (0 <= value < math.inf)), 0),
-                lambda value=value, place=place: {
-                    "message": f"the weight decay of group {place} is {value:g}", "where": f"group {place}",
-                    "severity": Severity.WARN, "evidence": f"{type(moment.optimizer).__name__}, group {place}",
-                },
-            )  # fmt: skip
+            margin = RULE.margin(float(not (0 <= value < math.inf)), 0)
+            loop.judge(RULE, moment.step, margin, partial(_no_decay_at_all, moment, place, value))
         if spec.decay or spec.no_decay:
             self._declared(loop, moment)
 
@@ -64,11 +60,20 @@ class WeightDecay(Check):
                     spared.append((name, g, value))
         for wrong, says, field in ((decays, "decays, declared is that it does not", "no_decay"),
                                    (spared, "does not decay, declared is that it does", "decay")):  # fmt: skip
-            loop.judge(
-                RULE, moment.step, RULE.margin(len(wrong), 0),
-                lambda wrong=wrong, says=says, field=field: {
-                    "message": f"{wrong[0][0]} {says}: weight_decay = {wrong[0][2]:g} in group {wrong[0][1]}"
-                    + (f"; {len(wrong)} parameters in all: {some(n for n, _, _ in wrong)}" if len(wrong) > 1 else ""),
-                    "where": wrong[0][0], "evidence": f"Spec.{field} = {list(getattr(spec, field))}",
-                },
-            )  # fmt: skip
+            evidence = f"Spec.{field} = {list(getattr(spec, field))}"
+            loop.judge(RULE, moment.step, RULE.margin(len(wrong), 0), partial(_other_decay, wrong, says, evidence))
+
+
+def _no_decay_at_all(moment: Moment, place: int, value: float) -> dict[str, Any]:
+    return {
+        "message": f"the weight decay of group {place} is {value:g}", "where": f"group {place}", "severity": Severity.WARN,
+        "evidence": f"{type(moment.optimizer).__name__}, group {place}",
+    }  # fmt: skip
+
+
+def _other_decay(wrong: list[tuple[str, int, float]], says: str, evidence: str) -> dict[str, Any]:
+    name, group, value = wrong[0]
+    more = f"; {len(wrong)} parameters in all: {some(n for n, _, _ in wrong)}" if len(wrong) > 1 else ""
+    return {
+        "message": f"{name} {says}: weight_decay = {value:g} in group {group}{more}", "where": name, "evidence": evidence,
+    }  # fmt: skip
