@@ -14,19 +14,18 @@ from typing import Any
 from torch import nn
 
 _OWN: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
-_AFTER, _BEFORE = "_forward_hooks", "_forward_pre_hooks"
-_HOOKS = (_AFTER, _BEFORE, f"{_AFTER}_with_kwargs", f"{_BEFORE}_with_kwargs")
+_AFTER, _BEFORE, _LOADED = "_forward_hooks", "_forward_pre_hooks", "_load_state_dict_post_hooks"
+_HOLDING = (_AFTER, _BEFORE, _LOADED)
+_HOOKS = (*_HOLDING, f"{_AFTER}_with_kwargs", f"{_BEFORE}_with_kwargs", f"{_AFTER}_always_called")
 _STATE = "__getstate__"
 
 
 class Unsaved:
-    """A hook after each forward of a module, or before, with keyword arguments; `remove` takes it off."""
+    """A hook on a module, put on by one of the functions below; `remove` takes it off."""
 
-    def __init__(self, module: nn.Module, hook: Callable[..., None], *, before: bool = False) -> None:
+    def __init__(self, module: nn.Module, hook: Callable[..., None], handle: Any) -> None:
         _OWN.add(hook)
-        self._module = weakref.ref(module)
-        register: Callable[..., Any] = module.register_forward_pre_hook if before else module.register_forward_hook
-        self._handle = register(hook, with_kwargs=True)
+        self._module, self._handle = weakref.ref(module), handle
         if _STATE not in module.__dict__:
             module.__dict__[_STATE] = _state_of(self._module)
 
@@ -38,9 +37,24 @@ class Unsaved:
             module.__dict__.pop(_STATE, None)
 
 
+def before_forward(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, args, kwargs) before each forward."""
+    return Unsaved(module, hook, module.register_forward_pre_hook(hook, with_kwargs=True))
+
+
+def after_forward(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, args, kwargs, output) after each forward; the output of one that raised is None."""
+    return Unsaved(module, hook, module.register_forward_hook(hook, with_kwargs=True, always_call=True))
+
+
+def after_loading(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, keys) after each load_state_dict."""
+    return Unsaved(module, hook, module.register_load_state_dict_post_hook(hook))  # type: ignore[no-untyped-call]
+
+
 def _own(state: Mapping[str, Any]) -> set[int]:
     """The numbers under which the hooks of the guards are held."""
-    return {id_ for name in (_AFTER, _BEFORE) for id_, hook in state.get(name, {}).items() if hook in _OWN}
+    return {id_ for name in _HOLDING for id_, hook in state.get(name, {}).items() if hook in _OWN}
 
 
 def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:
