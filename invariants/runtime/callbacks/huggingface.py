@@ -46,7 +46,7 @@ class GuardCallback(Duty, TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attaches the guards to the model and to the optimizer under accelerate's wrapper."""
         optimizer, scheduler, scaler = unwrapped(kwargs["optimizer"], kwargs["lr_scheduler"])
-        loader = kwargs.get("train_dataloader")
+        loader: Any = kwargs.get("train_dataloader")
         batches = len(loader) if has_length(loader) else math.inf
         self.attach(
             kwargs["model"], [optimizer], infer(args, state, optimizer, scheduler, batches),
