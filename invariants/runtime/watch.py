@@ -382,17 +382,9 @@ def watch(
     speaks (standard error). ConfigError for what cannot be watched. The gradients of a closure are looked at when it has
     returned for the first time.
     """
-    if policy not in list(Policy):
-        raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
-    if every < 1:
-        raise ConfigError(f"every = {every}", required="at least 1 step")
-    if first_step < 0:
-        raise ConfigError(f"first_step = {first_step}", required="at least 0, the steps taken before this run")
+    _require(policy, every, first_step)
     module, optimizers = one_model(model), _optimizers(optimizer)
-    declared = read_spec(spec)
-    if total_steps is not None:
-        given = {name: getattr(declared, name) for name in declared.model_fields_set}
-        declared = read_spec({**given, "total_steps": total_steps})
+    declared = _spec(spec, total_steps)
     names = list(named_parameters(module))
     if not names:
         raise ConfigError("the model has no parameters", required="a module with parameters to train")
@@ -409,6 +401,22 @@ def watch(
     own.monitor.ledger, own.monitor.say = rows, say or _speak
     checks = [] if policy == Policy.OFF else every_check()
     return Watch(loop, checks, own, Path(report) if report is not None else None)
+
+
+def _require(policy: Policy | str, every: int, first_step: int) -> None:
+    if policy not in list(Policy):
+        raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
+    if every < 1:
+        raise ConfigError(f"every = {every}", required="at least 1 step")
+    if first_step < 0:
+        raise ConfigError(f"first_step = {first_step}", required="at least 0, the steps taken before this run")
+
+
+def _spec(given: Spec | Mapping[str, Any] | str | Path | None, total_steps: int | None) -> Spec:
+    declared = read_spec(given)
+    if total_steps is None:
+        return declared
+    return read_spec({**{n: getattr(declared, n) for n in declared.model_fields_set}, "total_steps": total_steps})
 
 
 def _all_names(model: nn.Module) -> list[str]:
