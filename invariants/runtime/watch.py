@@ -385,12 +385,7 @@ def watch(
     _require(policy, every, first_step)
     module, optimizers = one_model(model), _optimizers(optimizer)
     declared = _spec(spec, total_steps)
-    names = list(named_parameters(module))
-    if not names:
-        raise ConfigError("the model has no parameters", required="a module with parameters to train")
-    modules = [plain_name(name) for name, _ in unwrapped(module).named_modules() if name]
-    rules = [name for r in RULES for name in (r.id, r.slug)]
-    require_names(declared, _all_names(module), modules, rules, _buffer_names(module))
+    _require_known(declared, module)
     rows = Ledger(Path(ledger)) if ledger is not None else None
     loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows, first_step)
     loop.scheduler, loop.scaler, loop.ema, loop.replicas = scheduler, scaler, ema, tuple(replicas)
@@ -410,6 +405,14 @@ def _require(policy: Policy | str, every: int, first_step: int) -> None:
         raise ConfigError(f"every = {every}", required="at least 1 step")
     if first_step < 0:
         raise ConfigError(f"first_step = {first_step}", required="at least 0, the steps taken before this run")
+
+
+def _require_known(spec: Spec, model: nn.Module) -> None:
+    if not named_parameters(model):
+        raise ConfigError("the model has no parameters", required="a module with parameters to train")
+    modules = [plain_name(name) for name, _ in unwrapped(model).named_modules() if name]
+    rules = [name for r in RULES for name in (r.id, r.slug)]
+    require_names(spec, _all_names(model), modules, rules, _buffer_names(model))
 
 
 def _spec(given: Spec | Mapping[str, Any] | str | Path | None, total_steps: int | None) -> Spec:
