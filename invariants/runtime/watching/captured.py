@@ -14,9 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.keep import Kept, seed_all
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.trees import Path, leaves, replaced
+from karat.invariants.runtime.watching.interrupts import passing
 from karat.invariants.runtime.watching.reading import Reading
+from karat.invariants.runtime.watching.refusal import refusal, undoable, unnoticed
 
+MOST_RUNS = 128
+"""Times that the forward of one step is run again at most, by all checks together."""
 _REPLAYS: list[object] = []
 
 
@@ -40,6 +45,8 @@ class Captured:
     gradients: dict[Path, Tensor] = field(default_factory=dict)
     readings: dict[Path, Reading] = field(default_factory=dict)
     """What the gradients tell of the loss, of the outputs that it is a cross-entropy of; see checks/losses.py."""
+    runs: int = 0
+    """How often it was run again."""
     _kept: Kept | None = field(default=None, repr=False)
 
     @property
@@ -59,12 +66,18 @@ class Captured:
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
         """For forwards, and changes of buffers and modes, that are to leave no trace. Parameters are not kept: who
-        changes one puts it back."""
+        changes one puts it back. NotRun where some trace would be left; see refusal.py."""
+        why = refusal(self.module)
+        if why:
+            raise NotRun(why)
         kept = Kept(self.module, (), (self.args, self.kwargs), parameters=False)
+        why = undoable(kept)
+        if why:
+            raise NotRun(why)
         _REPLAYS.append(self)
         self._kept = kept
         try:
-            with torch.no_grad():
+            with unnoticed(), torch.no_grad():
                 yield
         finally:
             _REPLAYS.pop()
@@ -85,12 +98,15 @@ class Captured:
         the generators seeded; to be called inside `undisturbed`. autocast: as the loop had it, or off."""
         if training is not None:
             self.module.train(training)
+        self.runs += 1
+        if self.runs > MOST_RUNS:
+            raise NotRun(f"the forward was run again {MOST_RUNS} times, which is enough for one step")
         seed_all(seed)
         args, kwargs = replaced((self.args, self.kwargs), dict(edits or {}))
         with contextlib.ExitStack() as stack:
             for device, dtype in self.autocast:
                 stack.enter_context(torch.autocast(device, dtype=dtype, enabled=autocast))
-            output = self.module(*args, **kwargs)
+            output = passing(lambda: self.module(*args, **kwargs))
         return floating(output)
 
 

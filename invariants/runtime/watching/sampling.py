@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -86,7 +87,7 @@ def rate_of(group: dict[str, Any]) -> float | None:
     rate = group.get("lr")
     if isinstance(rate, Tensor):
         return float(rate) if rate.device.type == "cpu" else None
-    return float(rate) if isinstance(rate, (int, float)) else None
+    return float(rate) if isinstance(rate, (int, float, np.number)) else None
 
 
 def native(optimizer: torch.optim.Optimizer) -> bool:

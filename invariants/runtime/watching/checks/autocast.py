@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run33_precision import RULE
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain_name, some
@@ -40,6 +41,9 @@ class Autocast(Check):
         try:
             with captured.undisturbed():
                 captured.again()
+        except NotRun as why:
+            loop.not_checked(RULE, str(why))
+            return
         finally:
             for handle in handles:
                 handle.remove()

@@ -17,13 +17,14 @@ from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run29_softmax import RULE as SOFTMAX
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
 from karat.invariants.runtime.preflight.first_loss import FAR, LOW
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.trees import spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
-from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
+from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.weights import Weights, judged
 
 LIGHT, SETTLED, RARE = 8, 64, 128
@@ -238,15 +239,17 @@ class Losses(Check):
 
 def _last_function(captured: Captured, loop: Loop) -> str:
     """The function whose result is the main output, of softmax and sigmoid: found in one forward more."""
-    if refusal(captured):
+    functions = Functions()
+    try:
+        with captured.undisturbed(), functions:
+            outputs: dict[Any, Tensor] = Replay(captured, loop.spec, {}).outputs()
+    except NotRun:
         return ""
-    with uncompiled(), captured.undisturbed(), Functions() as functions:
-        outputs: dict[Any, Tensor] = Replay(captured, loop.spec, {}).outputs()
-        main = outputs.get(captured.main or ())
-        if main is None:
-            return ""
-        found = [
-            name for name, result in functions.squashed.values()
-            if result.numel() == main.numel() and torch.equal(result.detach().flatten(), main.flatten())
-        ]  # fmt: skip
+    main = outputs.get(captured.main or ())
+    if main is None:
+        return ""
+    found = [
+        name for name, result in functions.squashed.values()
+        if result.numel() == main.numel() and torch.equal(result.detach().flatten(), main.flatten())
+    ]  # fmt: skip
     return found[0] if found else ""

@@ -35,7 +35,7 @@ from karat.invariants.runtime.watching.looks import (
     told,
 )
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
+from karat.invariants.runtime.watching.replay import Replay
 
 
 class Probes(Check):
@@ -53,17 +53,16 @@ class Probes(Check):
             return
         first = captured.root not in self._probed
         self._probed[captured.root] = moment.step
-        why = refusal(captured)
-        if why:
-            self._reasons.update({rule.id: why for rule in self.rules})
-            return
         trained = {n: p for n, p in captured.module.named_parameters() if p.requires_grad}
-        with uncompiled(), captured.undisturbed():
-            replay = Replay(captured, loop.spec, trained)
-            try:
-                self._run(loop, moment.step, replay, first)
-            finally:
-                replay.calm()
+        try:
+            with captured.undisturbed():
+                replay = Replay(captured, loop.spec, trained)
+                try:
+                    self._run(loop, moment.step, replay, first)
+                finally:
+                    replay.calm()
+        except NotRun as why:
+            self._reasons.update({rule.id: str(why) for rule in self.rules})
 
     def _due(self, loop: Loop, captured: Captured, step: int) -> bool:
         last = self._probed.get(captured.root)

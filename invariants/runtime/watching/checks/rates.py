@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
@@ -213,7 +214,7 @@ class Rates(Check):
 
 
 def _number(rate: Any) -> float:
-    return float(rate) if isinstance(rate, (int, float)) else math.nan
+    return float(rate) if isinstance(rate, (int, float, np.number)) else math.nan
 
 
 def _filled(moment: Moment, places: list[int], numbers: list[float]) -> None:

@@ -14,6 +14,7 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run08_gradient_reach import RULE as REACH
 from karat.invariants.run.run34_straight_through import RULE as THROUGH
 from karat.invariants.run.spec import covered
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
 from karat.invariants.runtime.watching.loop import DENSE, Held, Loop
@@ -125,12 +126,15 @@ class Reach(Check):
             seen.probes += not loop.dense(moment.step)
             lasting = moment.step == DENSE - 1 and len(loop.optimizers) == 1
             first = {n: p for n, p in named.items() if seen.since[id(p)] == 0}
-            with loop.captured.undisturbed():
-                probe = Probe(loop.captured)
-                verdict = judged(probe, named, lasting=lasting and len(first) == len(named)) if probe.able else None
-                if verdict is not None and probe.steady:
-                    self._say(loop, seen, verdict)
-                    return
+            try:
+                with loop.captured.undisturbed():
+                    probe = Probe(loop.captured)
+                    verdict = judged(probe, named, lasting=lasting and len(first) == len(named)) if probe.able else None
+                    if verdict is not None and probe.steady:
+                        self._say(loop, seen, verdict)
+                        return
+            except NotRun as why:
+                loop.not_checked(THROUGH, str(why))
         self._between(loop, moment, seen, named)
 
     def _say(self, loop: Loop, seen: Seen, verdict: Verdict) -> None:
