@@ -13,7 +13,7 @@ RULE = Rule(
     quantity="looks at which a parameter with a gradient and a rate stood still",
     unit="looks",
     form=Form.AT_MOST,
-    seen_by=("watch",),
+    seen_by=("watch", "preflight"),
     when="first steps and every K: all; else whether each was written to, up to 32 a step, and one sampled at every fourth",
     limits=(
         "whether a move is the right one",

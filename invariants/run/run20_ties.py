@@ -13,7 +13,7 @@ RULE = Rule(
     quantity="tied names that are several tensors",
     unit="names",
     form=Form.AT_MOST,
-    seen_by=("watch",),
+    seen_by=("watch", "preflight"),
     when="every step, by identity; of more than 16 names in turn",
     limits=(
         "a tie by the forward alone, such as embedding.weight.T, needs no second parameter and is not looked at",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+FAR, MORE = 2.0, 0.5
+"""Times ln(classes), and nats, that an untrained model may be above guessing evenly: the logits of usual starts are small."""
 
 RULE = Rule(
     id="RUN-28",
@@ -27,3 +32,8 @@ RULE = Rule(
     holds=(Witness(10.8, (22.1,), "ln 50257"),),
     violates=(Witness(90.0, (22.1,), "eight times as much"),),
 )
+
+
+def most(classes: int) -> float:
+    """The largest plausible first cross-entropy of an untrained model, in nats."""
+    return FAR * math.log(classes) + MORE

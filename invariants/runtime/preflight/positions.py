@@ -1,10 +1,11 @@
-"""RUN-INPUTS: the inputs matter: every one of them, and in a model of tokens other positions than the output's own."""
+"""RUN-31: the inputs matter: every one of them, and in a model of tokens other positions than the output's own."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from karat.invariants.run.run31_inputs import RULE as INPUTS
 from karat.invariants.runtime.preflight.inputs import (
     OTHER_THAN_TOKENS,
     answer,
@@ -15,13 +16,13 @@ from karat.invariants.runtime.preflight.inputs import (
     structural,
     time_is_second,
 )
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says
 from karat.invariants.runtime.preflight.probed import Call, Probed
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.traces import roughly
 from karat.invariants.runtime.preflight.trees import Path, spelled
 
-RULE = Rule("RUN-INPUTS", "inputs-matter")
+RULE = Says(INPUTS)
 OWN_POSITION = "each output depends on the input at its own position alone"
 
 
@@ -35,13 +36,11 @@ def look(subject: Probed) -> Outcome:
         raise NotRun("the network has no tensor input of numbers or tokens")
     if not tried:
         message = "the output is the same whatever the input: the model does not see its data"
-        return [RULE.fail(message, evidence=f"no change over all of {', '.join(spelled(p[1:]) for p in idle)}")]
-    findings += [
-        RULE.warn(
-            f"the input {spelled(p[1:])} has no effect on the output", spelled(p[1:]), evidence="no change at all"
-        )
-        for p in idle
-    ]
+        evidence = f"no change over all of {', '.join(spelled(p[1:]) for p in idle)}"
+        return [RULE.fail(message, margin=RULE.margin(len(idle), 0), evidence=evidence)]
+    for path in idle:
+        message = f"the input {spelled(path[1:])} has no effect on the output"
+        findings.append(RULE.warn(message, spelled(path[1:]), margin=RULE.margin(1, 0), evidence="no change at all"))
     return findings or Held("the output changes with " + ", ".join(spelled(p[1:]) for p in tried))
 
 
@@ -92,11 +91,7 @@ def _positions(subject: Probed, call: Call, base: Tensor) -> tuple[list[Path], l
         "(an attention over a sequence of length one, axes exchanged, or a model without context)"
     )
     evidence = f"positions 0, {length // 2}, {length - 1} of {length} changed"
-    return [], [RULE.warn(message, subject.spec.network, evidence=evidence)]
+    return [], [RULE.warn(message, subject.spec.network, margin=RULE.margin(1, 0), evidence=evidence)]
 
 
-PROBE = RULE.probe(
-    "every input changes the output, and outputs of a model of tokens depend on other positions",
-    "inputs named mask, label, type, position, length or index are left out; a weak effect counts as one",
-    look,
-)
+PROBE = RULE.probe(look)

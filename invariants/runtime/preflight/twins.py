@@ -1,4 +1,4 @@
-"""RUN-TWINS: parallel modules give different outputs, and units of a layer have different weights."""
+"""RUN-30: parallel modules give different outputs, and units of a layer have different weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
+from karat.invariants.run.run30_twins import RULE as TWINS
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says, some
 from karat.invariants.runtime.preflight.probed import Probed
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.trees import leaves
 
-RULE = Rule("RUN-TWINS", "duplicated-branches")
+RULE = Says(TWINS)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 MOST_ELEMENTS = 2**26
 
@@ -46,7 +47,8 @@ def _siblings(subject: Probed) -> list[Finding]:
         if twins:
             message = f"{some(twins)} gives the same output as another {kind.__name__} of {parent or 'the model'}: "
             message += "equal branches get equal gradients and stay equal"
-            findings.append(RULE.warn(message, twins[0], evidence=f"equal bits for equal inputs, {len(told)} compared"))
+            evidence = f"equal bits for equal inputs, {len(told)} compared"
+            findings.append(RULE.warn(message, twins[0], margin=RULE.margin(len(twins), 0), evidence=evidence))
     return findings
 
 
@@ -73,7 +75,8 @@ def _rows(subject: Probed) -> list[Finding]:
         distinct = len(torch.unique(rows, dim=0)) if _suspicious(rows) else len(rows)
         if distinct < len(rows):
             message = f"{len(rows) - distinct} of {len(rows)} units of {name} have the weights of another unit: they stay equal"
-            findings.append(RULE.warn(message, name, evidence=f"{distinct} distinct rows in {name}.weight"))
+            margin, evidence = RULE.margin(len(rows) - distinct, 0), f"{distinct} distinct rows in {name}.weight"
+            findings.append(RULE.warn(message, name, margin=margin, evidence=evidence))
     return findings
 
 
@@ -86,8 +89,4 @@ def _suspicious(rows: Tensor) -> bool:
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-PROBE = RULE.probe(
-    "parallel modules of one class give different outputs, and units of a layer have different weights",
-    "equal bits only; heads within one weight are seen by their rows; one forward in eval mode",
-    look,
-)
+PROBE = RULE.probe(look)

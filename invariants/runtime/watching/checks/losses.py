@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
 from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
+from karat.invariants.run.run28_first_loss import most
 from karat.invariants.run.run29_softmax import RULE as SOFTMAX
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
-from karat.invariants.runtime.preflight.first_loss import FAR, LOW
+from karat.invariants.runtime.preflight.first_loss import LOW
 from karat.invariants.runtime.preflight.trees import spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
@@ -96,7 +97,7 @@ class Losses(Check):
         loss, even = reading.loss, math.log(reading.classes)
         evidence = f"first cross-entropy {loss:.4g} nats, ln {reading.classes} = {even:.4g}, {reading.counted} targets"
         held = loop.judge(
-            FIRST_LOSS, moment.step, FIRST_LOSS.margin(loss, FAR * even + 0.5),
+            FIRST_LOSS, moment.step, FIRST_LOSS.margin(loss, most(reading.classes)),
             lambda: {
                 "message": f"the first loss is {loss / even:.1f} times that of guessing evenly over {reading.classes} "
                 "classes: the logits start too large, or the targets are not those of these classes",
