@@ -21,7 +21,7 @@ RULE = Rule(
         "parameters in shards (FSDP, DeepSpeed ZeRO-3)",
         "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start",
     ),
-    source="https://github.com/pytorch/pytorch/issues/115607",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/20215",
     example="model.head.requires_grad_(False)\noptimizer = SGD(model.head.parameters(), lr=0.1)  # holds nothing that trains",
     mended="optimizer = SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)",
     declare='Spec(suppress=[Suppression(rule="parameter-moves", where="codes", reason="written by the loop itself")])',

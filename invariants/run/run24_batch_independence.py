@@ -19,7 +19,7 @@ RULE = Rule(
         "one batch, the first sample replaced",
         "the batch is the first axis of inputs and output",
     ),
-    source="https://github.com/aipixel/AEMatter/issues/3",
+    source="https://github.com/om-ai-lab/OmDet/issues/19",
     example="attention = nn.MultiheadAttention(width, heads)  # x is (batch, time, width)",
     mended="attention = nn.MultiheadAttention(width, heads, batch_first=True)",
     declare="Spec(batch_independent=True) makes it a FAIL, Spec(batch_independent=False) turns it off",

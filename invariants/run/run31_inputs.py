@@ -20,7 +20,7 @@ RULE = Rule(
         "a weak effect counts as one",
         "models without attention, recurrence or convolution need not mix positions",
     ),
-    source="https://github.com/om-ai-lab/OmDet/issues/19",
+    source="https://github.com/titu1994/LSTM-FCN/issues/11",
     example="y = attention(x.unsqueeze(0))  # (1, batch, width): batch_first=False",
     mended="y = attention(x)",
     declare='Spec(suppress=[{"rule": "inputs", "reason": "…"}])',
