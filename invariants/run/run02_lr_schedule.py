@@ -16,7 +16,7 @@ RULE = Rule(
     seen_by=("watch", "audit"),
     when="every step of the first optimizer",
     limits=(
-        "nothing without a declared schedule",
+        "it judges nothing without a declared schedule",
         "a resumed run may start where its state says; steps that a scaler skips may count or not",
     ),
     source="https://github.com/huggingface/diffusers/issues/4387",

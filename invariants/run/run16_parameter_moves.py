@@ -14,11 +14,12 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first steps and every K: all; else whether each was written to, up to 32 a step, and one sampled at every fourth",
+    when="before the first step; first steps and every K: all; else whether each was written to, up to 32 a step, and one sampled at every fourth",
     limits=(
         "whether a move is the right one",
         "steps with a closure",
         "parameters in shards (FSDP, DeepSpeed ZeRO-3)",
+        "preflight takes one step, on one batch: smaller rates later are not seen",
         "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start",
     ),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/20215",

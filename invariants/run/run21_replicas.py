@@ -20,7 +20,7 @@ RULE = Rule(
         "sharded models",
         "differences between the samples",
     ),
-    source="https://github.com/pytorch/pytorch/issues/104336",
+    source="https://github.com/jingyaogong/minimind/issues/853",
     example="loss = ddp.module(x).sum()  # past the wrapper: gradients are not averaged\nloss.backward()",
     mended="loss = ddp(x).sum()\nloss.backward()",
     declare="watch(model, optimizer, replicas=[other])",

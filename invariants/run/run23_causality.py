@@ -14,7 +14,7 @@ RULE = Rule(
     unit="of the output",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first step, step K, then after twice as many",
+    when="before the first step; first step, step K, then after twice as many",
     limits=(
         "three positions of one batch",
         "axes are (batch, time, …)",

@@ -7,15 +7,16 @@ from karat.invariants.run.rule import Form, Rule, Severity, Witness
 RULE = Rule(
     id="RUN-31",
     slug="inputs",
-    severity=Severity.WARN,
+    severity=Severity.FAIL,
     statement="every input has an effect, and where the model mixes positions, other positions have one",
     why="an attention over a sequence of length one, or an ignored argument, raises nothing",
     quantity="inputs without effect",
     unit="inputs",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first step, step K, then after twice as many",
+    when="before the first step; first step, step K, then after twice as many",
     limits=(
+        "FAIL only where no input at all has an effect",
         "inputs named mask, label, type, position, length or index",
         "a weak effect counts as one",
         "models without attention, recurrence or convolution need not mix positions",

@@ -19,7 +19,7 @@ RULE = Rule(
     seen_by=("audit",),
     when="over the whole log",
     limits=(
-        "nothing without a claim",
+        "it judges nothing without a claim",
         "that the start is bad is a WARN: from ln(classes), the loss of a uniform guess, it fell by less than claimed",
         "the first and the last row alone, as noisy as they are",
     ),
