@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from karat.invariants.run.finding import Finding, decided, undecided
-from karat.invariants.run.rule import Severity
 from karat.invariants.run.pruning import prune_rule
+from karat.invariants.run.rule import Severity
 from karat.invariants.run.run42_resume import RULE as RESUME
 from karat.invariants.run.run45_seeds import RULE as SEEDS
 

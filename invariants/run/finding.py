@@ -11,7 +11,7 @@ from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
 from karat.invariants.run.catalogue import RULES
 from karat.invariants.run.rule import Rule, Severity
 
-SLUGS = {known.id: known.slug for known in (*RULES, LR_BAND)}
+SLUGS = {rule.id: rule.slug for rule in RULES} | {LR_BAND.id: LR_BAND.slug}
 
 
 class Outcome(StrEnum):
@@ -57,7 +57,14 @@ class Finding:
 
 
 def judged(
-    rule: Rule, severity: Severity, number: tuple[float, ...], message: str, required: str, *, rows: int, where: str = ""
+    rule: Rule,
+    severity: Severity,
+    number: tuple[float, ...],
+    message: str,
+    required: str,
+    *,
+    rows: int,
+    where: str = "",
 ) -> Finding:
     """A finding of a number, with its bounds behind it, decided by the rule's own comparison."""
     margin = rule.margin(*number)

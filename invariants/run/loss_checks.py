@@ -15,8 +15,8 @@ from karat.invariants.run.finding import Finding, judged, undecided
 from karat.invariants.run.intent import Intent
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run09_finite import RULE as FINITE
-from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run28_first_loss import FAR, MORE, most
+from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run47_loss_trend import RULE as TREND
 from karat.invariants.run.run48_validation import MOST_BELOW
 from karat.invariants.run.run48_validation import RULE as VALIDATION

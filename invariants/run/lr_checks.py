@@ -42,7 +42,9 @@ def rates(log: RunLog) -> Points:
 def in_range(log: RunLog, intent: Intent) -> Finding:
     """RUN-6: every logged rate is a finite number, not negative, and within the declared range."""
     low, high = intent.lr_range or (0.0, sys.float_info.max)
-    required = f"every learning rate within {low:g} and {high:g}" if intent.lr_range else "every learning rate finite and >= 0"
+    required = (
+        f"every learning rate within {low:g} and {high:g}" if intent.lr_range else "every learning rate finite and >= 0"
+    )
     logged = log.series("lr")
     if not logged:
         return undecided(RANGE.id, FAIL, "the log has no learning rate", required)
@@ -110,9 +112,7 @@ def rises_in_decay(log: RunLog, intent: Intent) -> Finding:
         origin = f"first seen after step {start}" + (f" ({intent.schedule} is declared)" if intent.decays else "")
     after = [(s, lr) for s, lr in points if s >= start]
     if len(after) < 2:
-        return undecided(
-            DECAY.id, severity, f"{len(after)} rows in the decay {origin}", required, rows=len(after)
-        )
+        return undecided(DECAY.id, severity, f"{len(after)} rows in the decay {origin}", required, rows=len(after))
     found = [r for r in rises(after) if not any(r[0] <= restart <= r[2] for restart in intent.restarts)]
     where = [f"{len(found)} rises in the decay {origin}: {_shown(found)}" if found else f"none in the decay {origin}"]
     if found and intent.end is not None:

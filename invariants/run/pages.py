@@ -20,7 +20,7 @@ from karat.invariants.run.limit01_comparisons import INVARIANT as LIMITS
 from karat.invariants.run.rule import Form, Rule, Witness
 from karat.invariants.standing import LOCK, standing
 
-CALL = re.compile(r"(?<![`\w.])((?:Spec|Schedule|Suppression|watch|guards\.\w+)\([^()]*\))")
+CALL = re.compile(r"(?<![`\w.])((?:Spec|Schedule|Suppression|watch|guards\.\w+)\((?:[^()]|\([^()]*\))*\))")
 LIMIT = {
     Form.AT_MOST: "must be at most its limit",
     Form.AT_LEAST: "must be at least its limit",
@@ -38,7 +38,8 @@ def page(rule: Rule, lock: ProofLock | None) -> str:
         f"Why it matters: {_marked(rule.why)}.",
         _table(rule),
         f"## Evidence\n\n{_evidence(rule, lock)}",
-        "## What it cannot see, and where it only guesses\n\n" + "\n".join(f"- {sentence(limit)}" for limit in rule.limits),
+        "## Limits\n\nNot seen, or judged with less certainty:\n\n"
+        + "\n".join(f"- {sentence(limit)}" for limit in rule.limits),
         f"## The bug\n\n{_block(rule.example)}\n\nWithout it:\n\n{_block(rule.mended)}",
         f"Such a bug, reported or described: <{rule.source}>",
         _declared(rule),

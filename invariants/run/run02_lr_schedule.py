@@ -14,7 +14,7 @@ RULE = Rule(
     unit="",
     form=Form.AGREES,
     seen_by=("watch", "audit"),
-    when="every step of the first optimizer",
+    when="every step of the first optimizer; every row of a log",
     limits=(
         "it judges nothing without a declared schedule",
         "a resumed run may start where its state says; steps that a scaler skips may count or not",

@@ -18,7 +18,7 @@ RULE = Rule(
     limits=(
         "steps that the loop leaves out, for then no optimizer.step() is seen",
         "in large models a gradient that is in no other's way is seen when its turn comes, a few steps late",
-        "the infinite gradients that a GradScaler finds",
+        "infinite gradients that a GradScaler finds, and whose step it skips",
         "where it began is not said when the model is not called as a whole",
     ),
     source="https://github.com/pytorch/pytorch/issues/6394",

@@ -16,7 +16,7 @@ RULE = Rule(
     seen_by=("watch",),
     when="each step a sample of one parameter, in turn; in the first steps and every K of all (across processes only then)",
     limits=(
-        "replicas in other processes only where every process watches: they leave fingerprints in the group's store",
+        "replicas in other processes are seen only where every process watches: they leave fingerprints in the group's store",
         "sharded models",
         "differences between the samples",
     ),

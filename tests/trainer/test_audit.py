@@ -77,10 +77,7 @@ def test_the_table_alone_and_with_a_declared_total(tmp_path: Path, capsys: pytes
     table.write_text("\n".join(lines[lines.index("Step    Loss      LR        Grad Norm") :][:9]))
     code, data = audited(capsys, table)
     assert code == 0 and words(data, "violated", "WARN") == {"lr-decay", "schedule-fit"}
-    assert (
-        data["reconstructed"]["total"] == 1000
-        and "3 rows are past that total" in data["schedule-fit"]["message"]
-    )
+    assert data["reconstructed"]["total"] == 1000 and "3 rows are past that total" in data["schedule-fit"]["message"]
     code, data = audited(capsys, table, "--total-steps", "1000")
     assert code == 1 and words(data, "violated", "FAIL") == {"step-budget", "lr-past-end"}
     code, data = audited(capsys, table, "--schedule", "wsd", "--total-steps", "2000", "--stable-end", "800")
@@ -198,7 +195,9 @@ def test_every_finding_carries_id_slug_and_margin(capsys: pytest.CaptureFixture[
     for finding in findings:
         assert finding["slug"] == (LR_BAND.slug if finding["id"] == "INV-8" else find_rule(finding["id"]).slug)
         held = finding["outcome"] == "holds"
-        assert finding["outcome"] == "not decided" or finding["margin"] is not None and (finding["margin"] >= 0) == held
+        assert finding["outcome"] == "not decided" or (
+            finding["margin"] is not None and (finding["margin"] >= 0) == held
+        )
 
 
 def test_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `trainer audit`."""
     command.add_argument("log", type=Path, metavar="LOG", help="JSONL, CSV, trainer_state.json, TensorBoard events, or a "
                          "text with a table; or the folder of a run")  # fmt: skip
-    command.add_argument("--spec", type=Path, metavar="FILE.toml", help="declarations: keys of Spec, and the options below as keys")
+    command.add_argument(
+        "--spec", type=Path, metavar="FILE.toml", help="declarations: keys of Spec, and the options below as keys"
+    )
     command.add_argument("--total-steps", metavar="N", help="the declared number of steps")
     command.add_argument("--schedule", choices=KINDS, help="the declared schedule; wsd decays in a straight line")
     command.add_argument("--decay", choices=("linear", "cosine"), help="the form of wsd's decay")

@@ -15,10 +15,21 @@ from karat.invariants.run.audit import Audit
 from karat.invariants.run.finding import Finding, Outcome, exit_code
 
 SCHEMA = 2
-STYLES = {"FAIL": "bold red", "WARN": "yellow", "INFO": "cyan", "ok": "green", "suppressed": "dim", "not decided": "dim"}
+STYLES = {
+    "FAIL": "bold red",
+    "WARN": "yellow",
+    "INFO": "cyan",
+    "ok": "green",
+    "suppressed": "dim",
+    "not decided": "dim",
+}
 VERDICTS = {0: "HOLDS", 1: "VIOLATED", 2: "CANNOT JUDGE"}
 MOST_UNREAD = 12
-LOOKED_AT = {"INV-1": "RUN-47 loss-trend", "INV-8": "its own check of the peak, and RUN-2 lr-schedule", "LIMIT-1": "every comparison"}
+LOOKED_AT = {
+    "INV-1": "RUN-47 loss-trend",
+    "INV-8": "its own check of the peak, and RUN-2 lr-schedule",
+    "LIMIT-1": "every comparison",
+}
 """The invariants whose functions an audit calls, and the checks that do."""
 
 
@@ -73,7 +84,8 @@ def rich_view(audit: Audit) -> Group:
             said.append(f"\nrequired: {finding.required}", style="dim")
         if finding.reason:
             said.append(f"\nsuppressed: {finding.reason}", style="dim")
-        shown.add_row(f"{finding.id} {finding.slug}", Text(finding.word, style=STYLES[finding.word]), str(finding.rows or ""), said)
+        word = Text(finding.word, style=STYLES[finding.word])
+        shown.add_row(f"{finding.id} {finding.slug}", word, str(finding.rows or ""), said)
     foot = (Text(catalogue_line(), style="dim"), Text(verdict_line(audit), style="bold"))
     return Group(*(Text(line) for line in read_lines(audit)), shown, *foot)
 
@@ -83,14 +95,16 @@ def markdown(audit: Audit) -> str:
     head = ("check", "result", "at", "rows", "seen", "required")
     decided = [f for f in _rows(audit) if f.outcome is not Outcome.UNDECIDED]
     open_ = [f for f in audit.findings if f.outcome is Outcome.UNDECIDED]
+    rows = [(f"{f.id} {f.slug}", f.word, f.where, f.rows, _said(f), f.required) for f in decided]
     parts = [
         "# Audit of a run from its log",
         f"**{verdict_line(audit)}**; exit code {exit_code(audit.findings)}.",
         "\n".join(f"- {line}" for line in read_lines(audit)),
         "## Decided",
-        table(head, [(f"{f.id} {f.slug}", f.word, f.where, f.rows, _said(f), f.required) for f in decided]) if decided else "Nothing.",
+        table(head, rows) if rows else "Nothing.",
         "## Not decided, and why",
-        "\n".join(f"- **{f.id} {f.slug}** {f.message}; required: {f.required}" for f in open_) or "Everything was decided.",
+        "\n".join(f"- **{f.id} {f.slug}** {f.message}; required: {f.required}" for f in open_)
+        or "Everything was decided.",
         f"{catalogue_line()[0].upper()}{catalogue_line()[1:]}.",
         "FAIL: mathematics or a declaration decides. WARN: a heuristic. INFO: never an alarm.",
     ]

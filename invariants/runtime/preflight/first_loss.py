@@ -38,7 +38,9 @@ def look_at_loss(subject: Subject) -> Outcome:
         seen, classes = _mean(calls[0]), logits.shape[1]
         if subject.spec.classes not in (None, classes):
             message = f"the loss is over {classes} classes, Spec(classes={subject.spec.classes}) declares others"
-            return [LOSS.fail(message, margin=-1.0, evidence=f"logits {tuple(logits.shape)}, targets {tuple(target.shape)}")]
+            return [
+                LOSS.fail(message, margin=-1.0, evidence=f"logits {tuple(logits.shape)}, targets {tuple(target.shape)}")
+            ]
     elif subject.spec.classes is not None:
         seen, classes = total, subject.spec.classes
     else:
@@ -112,7 +114,9 @@ def _misfed(call: Heard) -> Finding | None:
         return SOFTMAX.fail(message, margin=WRONG, evidence="rows with sum 1")
     if call.name == "binary_cross_entropy_with_logits" and x.numel() >= 8 and _within(x, 0, 1):
         message = "binary_cross_entropy_with_logits is given numbers in [0, 1] alone: a sigmoid was applied before?"
-        return SOFTMAX.warn(message, margin=WRONG, evidence=f"{x.numel()} inputs from {float(x.min()):.3g} to {float(x.max()):.3g}")
+        return SOFTMAX.warn(
+            message, margin=WRONG, evidence=f"{x.numel()} inputs from {float(x.min()):.3g} to {float(x.max()):.3g}"
+        )
     return _broadcast(call)
 
 
@@ -124,7 +128,9 @@ def _broadcast(call: Heard) -> Finding | None:
     message = (
         f"{call.name} compares shapes {shapes}: it broadcasts, so that samples are compared with other samples' targets"
     )
-    return SOFTMAX.fail(message, margin=WRONG, evidence=f"{math.prod(pairs)} pairs are compared instead of {call.target.numel()}")
+    return SOFTMAX.fail(
+        message, margin=WRONG, evidence=f"{math.prod(pairs)} pairs are compared instead of {call.target.numel()}"
+    )
 
 
 def _own_loss(subject: Subject) -> Outcome:

@@ -42,7 +42,9 @@ def look_at_eval(subject: Probed) -> Outcome:
     message = f"in eval mode equal inputs give different outputs{f', first in {where}' if where else ''}: {cause}"
     change = float((first - second).abs().max()) if first.shape == second.shape else float("inf")
     severity = Severity.FAIL if subject.spec.deterministic else Severity.WARN
-    return [EVAL.finding(severity, message, where, margin=EVAL.margin(change, 0.0), evidence=f"largest change {change:.3g}")]
+    return [
+        EVAL.finding(severity, message, where, margin=EVAL.margin(change, 0.0), evidence=f"largest change {change:.3g}")
+    ]
 
 
 def look_at_dropout(subject: Probed) -> Outcome:
