@@ -31,15 +31,14 @@ from karat.invariants.run.catalogue import RULES
 from karat.invariants.run.spec import Spec, read_spec, require_names
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Stopped
-from karat.invariants.runtime.watching.captured import replaying
+from karat.invariants.runtime.watching.calls import Calls, Told
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks import every_check
 from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe, declare
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, roots, unwrapped
+from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
 from karat.invariants.runtime.watching.tally import Tally
-from karat.invariants.runtime.watching.unsaved import Unsaved
 
 EVERY = 500
 """Steps between two looks of the expensive probes."""
@@ -183,8 +182,8 @@ class Watch:
             self._handles.append(optimizer.register_step_pre_hook(self._hook(place, self._before_step)))
             self._handles.append(optimizer.register_step_post_hook(self._hook(place, self._after_step)))
             _WATCHED[optimizer] = weakref.ref(self)
-        for _, module in roots(self._loop.model):
-            self._handles.append(Unsaved(module, _forward_hook(weakref.ref(self), forwards)))
+        self._calls = Calls(self._loop.model, _told(weakref.ref(self), forwards))
+        self._handles.append(self._calls)
 
     def _hook(self, place: int, method: Callable[..., Any]) -> Callable[..., Any]:
         def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
@@ -200,8 +199,7 @@ class Watch:
     def _forwarded(self, checks: list[Check], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         began = time.perf_counter()
         loop = self._loop
-        if torch.is_grad_enabled():
-            loop.forwards += 1
+        loop.forwards = self._calls.forwards
         for check in checks:
             if id(check) not in loop.off_duty:
                 self._asked(check, "forward", check.forward, module, args, kwargs, output)
@@ -212,6 +210,7 @@ class Watch:
         closure = any(callable(given) for given in (*args[1:], kwargs.get("closure")))  # args[0] is the optimizer
         moment = Moment(optimizer, place, self._steps[place], closure, 0, self._loop.held[place])
         self._moments[place] = moment
+        self._calls.renew()
         if not closure:
             self._judge(moment)
             return None
@@ -333,15 +332,13 @@ class Watch:
         self._loop.forget()
 
 
-def _forward_hook(watching: weakref.ref[Watch], checks: list[Check]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or replaying():
-            return
+def _told(watching: weakref.ref[Watch], checks: list[Check]) -> Told:
+    def told(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         guards = watching()
         if guards is not None and guards._report is None:
             guards._forwarded(checks, module, args, kwargs, output)
 
-    return hook
+    return told
 
 
 def _at_exit() -> None:

@@ -36,6 +36,13 @@ class Inferred:
         """The trainer declares this."""
         self.fields[name] = value
 
+    def accumulated(self, count: int, batches: float) -> None:
+        """So many batches to a step, where an epoch has as many: else each epoch is one step of what there is."""
+        if count <= batches:
+            self.take("accumulation", count)
+        else:
+            self.leave("accumulation", f"an epoch has {batches} batches, fewer than the {count} of a step")
+
     def leave(self, name: str, why: str) -> None:
         """It does not, or not so that it decides anything."""
         self.left_out[name] = why

@@ -6,6 +6,7 @@ user writes in `spec` comes first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ try:
     from accelerate.optimizer import AcceleratedOptimizer
     from accelerate.scheduler import AcceleratedScheduler
     from transformers import TrainerCallback, get_scheduler
+    from transformers.trainer_utils import has_length
 except ImportError as error:
     raise ConfigError(
         f"Hugging Face's Trainer is not there: {error}",
@@ -44,8 +46,10 @@ class GuardCallback(Duty, TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attaches the guards to the model and to the optimizer under accelerate's wrapper."""
         optimizer, scheduler, scaler = unwrapped(kwargs["optimizer"], kwargs["lr_scheduler"])
+        loader = kwargs.get("train_dataloader")
+        batches = len(loader) if has_length(loader) else math.inf
         self.attach(
-            kwargs["model"], [optimizer], infer(args, state, optimizer, scheduler),
+            kwargs["model"], [optimizer], infer(args, state, optimizer, scheduler, batches),
             scheduler=scheduler, scaler=scaler, first_step=state.global_step,
         )  # fmt: skip
 
@@ -79,10 +83,12 @@ def unwrapped(optimizer: Any, scheduler: Any) -> tuple[Any, Any, Any]:
     return optimizer, scheduler, scaler
 
 
-def infer(args: Any, state: Any, optimizer: torch.optim.Optimizer, scheduler: Any) -> Inferred:
-    """What TrainingArguments declare of a run with this optimizer and scheduler."""
+def infer(
+    args: Any, state: Any, optimizer: torch.optim.Optimizer, scheduler: Any, batches: float = math.inf
+) -> Inferred:
+    """What TrainingArguments declare of a run with this optimizer and scheduler, and so many batches in an epoch."""
     inferred = Inferred()
-    inferred.take("accumulation", args.gradient_accumulation_steps)
+    inferred.accumulated(args.gradient_accumulation_steps, batches)
     if args.max_grad_norm and args.max_grad_norm > 0:
         inferred.take("clip_norm", float(args.max_grad_norm))
     else:

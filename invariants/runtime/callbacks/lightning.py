@@ -84,7 +84,7 @@ def _accumulation(trainer: Any, inferred: Inferred) -> None:
     if _scheduled(trainer):
         inferred.leave("accumulation", "GradientAccumulationScheduler changes it from epoch to epoch")
     else:
-        inferred.take("accumulation", trainer.accumulate_grad_batches)
+        inferred.accumulated(trainer.accumulate_grad_batches, trainer.num_training_batches)
 
 
 def _clipping(trainer: Any, module: Any, inferred: Inferred) -> None:

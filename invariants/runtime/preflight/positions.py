@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -60,10 +62,15 @@ def _without_effect(subject: Probed, call: Call, base: Tensor, seen: list[Path])
     for path, x in _plain(call, base).items():
         if path in seen:
             continue
-        changed = answer(subject, {path: others(x, generator)})
-        if changed.shape == base.shape and bool(torch.equal(changed, base)):
+        changed = subject.forward({path: others(x, generator)})
+        if changed is not None and len(changed.outputs) == len(call.outputs) and _alike(changed.outputs, call.outputs):
             idle.append(path)
     return idle
+
+
+def _alike(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Equal in every bit: the output that is probed, and the others, as a loss that a model makes of targets it is given."""
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
 def _positions(subject: Probed, call: Call, base: Tensor) -> tuple[list[Path], list[Finding]]:

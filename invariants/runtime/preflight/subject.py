@@ -240,9 +240,9 @@ def _teller(name: str, seen: Callable[[str, Any, Any], None] | None) -> Callable
 
 
 def _main_output(output: Any) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    floating = [(path, t) for path, t in leaves(output) if t.is_floating_point() and t.ndim]
-    named = [t for path, t in floating if path and path[-1].startswith("logits")]
-    largest = max((t for _, t in floating), key=Tensor.numel, default=None)
+    floating = [(path, t) for path, t in leaves(output) if t.is_floating_point()]
+    named = [t for path, t in floating if path and path[-1].startswith("logits") and t.ndim]
+    largest = max((t for _, t in floating if t.ndim), key=Tensor.numel, default=None)
     return (named[0] if named else largest), tuple(t for _, t in floating)
 
 

@@ -74,7 +74,7 @@ def fit(held: Held) -> bool:
     return bool(p.numel()) and plain(p) and (p.grad is None or plain(p.grad))
 
 
-def called(anchor: Anchor, module: Any, args: Any, output: Any) -> None:
+def called(anchor: Anchor, module: Any, args: Any, kwargs: Any, output: Any) -> None:
     if torch.is_grad_enabled():
         anchor.calls += 1
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from karat.invariants.runtime.watching.naming import plain_name
+from karat.invariants.runtime.watching.unsaved import after_loading
 
 
 @dataclass(frozen=True)
@@ -47,4 +48,4 @@ def listen(module: nn.Module, took: weakref.WeakMethod[Callable[[Loaded], None]]
         missing = tuple(n for n in names if any(m == n or m.endswith(f".{n}") for m in not_found))
         tell(Loaded(names, missing, tuple(keys.unexpected_keys)))
 
-    return module.register_load_state_dict_post_hook(hook)  # type: ignore[no-untyped-call]
+    return after_loading(module, hook)

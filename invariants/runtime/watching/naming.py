@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -55,6 +55,29 @@ def roots(model: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
     if isinstance(model, (nn.ModuleList, nn.ModuleDict)):
         return tuple(model.named_children())
     return (("", model),)
+
+
+def parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The children, and those of children that only hold others."""
+    for name, child in model.named_children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from ((f"{name}.{inner}", module) for inner, module in parts(child))
+        else:
+            yield name, child
+
+
+def compiled(model: nn.Module) -> bool:
+    """Whether some of it is compiled: a hook that is taken off later makes it compile anew."""
+    return any(
+        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
+        for m in model.modules()
+    )
+
+
+def callable_modules(model: nn.Module) -> tuple[tuple[str, nn.Module], ...]:
+    """Those whose forward the loop may call: the roots, and the parts of a single one, which may only hold them."""
+    own = roots(model)
+    return own if own != (("", model),) else (*own, *parts(model))
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

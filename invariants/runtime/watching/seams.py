@@ -6,7 +6,7 @@ gradient, and holds the numbers of an output that was to have one; or one whose 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from karat.invariants.runtime.preflight.trees import leaves
 from karat.invariants.runtime.watching.captured import replaying
 from karat.invariants.runtime.watching.graph import is_step, walk
 from karat.invariants.runtime.watching.loop import DENSE, Loop
-from karat.invariants.runtime.watching.naming import unwrapped
+from karat.invariants.runtime.watching.naming import compiled, parts, unwrapped
 from karat.invariants.runtime.watching.probing import checkpointed
+from karat.invariants.runtime.watching.unsaved import after_forward, before_forward
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Seams:
         """Puts the hooks on, unless the model is compiled."""
         if compiled(loop.model):
             return
-        for name, module in _parts(unwrapped(loop.model)):
-            self._handles.append(module.register_forward_pre_hook(self._taken(name), with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._gave(name)))
+        for name, module in parts(unwrapped(loop.model)):
+            self._handles.append(before_forward(module, self._taken(name)))
+            self._handles.append(after_forward(module, self._gave(name)))
 
     def found(self) -> list[Seam]:
         """Of this step."""
@@ -84,7 +85,7 @@ class Seams:
         self._handles, self._given, self._seams, self._inputs = [], [], [], []
 
     def _gave(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if replaying():
                 return
             on = torch.is_grad_enabled()
@@ -117,14 +118,6 @@ class Seams:
         return hook
 
 
-def compiled(model: nn.Module) -> bool:
-    """Whether some of it is compiled: a hook that is taken off later makes it compile anew."""
-    return any(
-        type(m).__name__ == "OptimizedModule" or getattr(m, "_compiled_call_impl", None) is not None
-        for m in model.modules()
-    )
-
-
 def _same(output: Tensor, taken: Tensor) -> bool:
     """Whether an input is an output without its graph: the same memory, or the same numbers in the same shape."""
     if output.layout is not torch.strided or taken.layout is not torch.strided:
@@ -136,12 +129,3 @@ def _same(output: Tensor, taken: Tensor) -> bool:
 
 def _ids(module: nn.Module) -> frozenset[int]:
     return frozenset(id(p) for p in module.parameters())
-
-
-def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The children, and those of children that only hold others."""
-    for name, child in model.named_children():
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            yield from ((f"{name}.{inner}", module) for inner, module in _parts(child))
-        else:
-            yield name, child

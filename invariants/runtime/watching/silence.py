@@ -78,6 +78,11 @@ def _unreached(probe: Probe, routes: Routes, rest: Mapping[str, Tensor], verdict
             verdict.cut[name] = p
         elif probe.change([p], STRONG).real:
             verdict.lost[name] = p
+    modules = {name.rpartition(".")[0] for name in verdict.cut}
+    weak = [name for name in verdict.lost if name.rpartition(".")[0] in modules]
+    verdict.cut |= {
+        name: verdict.lost.pop(name) for name in weak
+    }  # a slight move of them is lost in rounding: as a bias of 0
     if verdict.cut and len(unreached) > MOST_TRIED:
         tops = {name.partition(".")[0] for name in verdict.cut}
         verdict.cut |= {n: p for n, p in unreached.items() if n.partition(".")[0] in tops and n not in verdict.lost}

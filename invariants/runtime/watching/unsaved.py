@@ -1,4 +1,4 @@
-"""Forward hooks that stay behind: a copy of the module, or a file that it is saved in whole, has none of them.
+"""Hooks on modules that stay behind: a copy of the module, or a file that it is saved in whole, has none of them.
 
 Without this `torch.save(model)` would fail on the hook, and copy.deepcopy(model), as for an average of the weights, would
 give the copy's forwards to the guards too.
@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 _OWN: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
-_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs")
+_AFTER, _BEFORE, _LOADED = "_forward_hooks", "_forward_pre_hooks", "_load_state_dict_post_hooks"
+_HOLDING = (_AFTER, _BEFORE, _LOADED)
+_HOOKS = (*_HOLDING, f"{_AFTER}_with_kwargs", f"{_BEFORE}_with_kwargs", f"{_AFTER}_always_called")
 _STATE = "__getstate__"
 
 
 class Unsaved:
-    """A forward hook, with keyword arguments, on a module; `remove` takes it off."""
+    """A hook on a module, put on by one of the functions below; `remove` takes it off."""
 
-    def __init__(self, module: nn.Module, hook: Callable[..., None]) -> None:
+    def __init__(self, module: nn.Module, hook: Callable[..., None], handle: Any) -> None:
         _OWN.add(hook)
-        self._module = weakref.ref(module)
-        self._handle = module.register_forward_hook(hook, with_kwargs=True)
+        self._module, self._handle = weakref.ref(module), handle
         if _STATE not in module.__dict__:
             module.__dict__[_STATE] = _state_of(self._module)
 
@@ -32,8 +33,28 @@ class Unsaved:
         """Takes the hook off; the module is then as it was found."""
         self._handle.remove()
         module = self._module()
-        if module is not None and not any(hook in _OWN for hook in module._forward_hooks.values()):
+        if module is not None and not _own(module.__dict__):
             module.__dict__.pop(_STATE, None)
+
+
+def before_forward(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, args, kwargs) before each forward."""
+    return Unsaved(module, hook, module.register_forward_pre_hook(hook, with_kwargs=True))
+
+
+def after_forward(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, args, kwargs, output) after each forward; the output of one that raised is None."""
+    return Unsaved(module, hook, module.register_forward_hook(hook, with_kwargs=True, always_call=True))
+
+
+def after_loading(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, keys) after each load_state_dict."""
+    return Unsaved(module, hook, module.register_load_state_dict_post_hook(hook))  # type: ignore[no-untyped-call]
+
+
+def _own(state: Mapping[str, Any]) -> set[int]:
+    """The numbers under which the hooks of the guards are held."""
+    return {id_ for name in _HOLDING for id_, hook in state.get(name, {}).items() if hook in _OWN}
 
 
 def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:
@@ -44,7 +65,7 @@ def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:
         given = getattr(type(module), _STATE)(module)
         if not isinstance(given, dict):
             return given
-        own = {id_ for id_, hook in given.get("_forward_hooks", {}).items() if hook in _OWN}
+        own = _own(given)
         kept = {name: value for name, value in given.items() if name != _STATE}
         for name in _HOOKS:
             if name in kept:

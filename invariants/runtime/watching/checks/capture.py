@@ -12,7 +12,7 @@ from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.captured import Captured, autocast_now, floating
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.naming import roots, unwrapped
+from karat.invariants.runtime.watching.naming import callable_modules, unwrapped
 
 
 class Capture(Check):
@@ -23,7 +23,7 @@ class Capture(Check):
         self._names: dict[int, str] = {}
 
     def start(self, loop: Loop) -> None:
-        self._names = {id(module): name for name, module in roots(loop.model)}
+        self._names = {id(module): name for name, module in callable_modules(loop.model)}
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

@@ -17,7 +17,8 @@ from karat.invariants.runtime.watching.anchors import Anchor, called, fit, no_ch
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import spoken
 from karat.invariants.runtime.watching.loop import Held, Loop
-from karat.invariants.runtime.watching.seams import compiled
+from karat.invariants.runtime.watching.naming import compiled
+from karat.invariants.runtime.watching.unsaved import after_forward
 
 MOST_ANCHORS = 3
 """For each optimizer: of the model, of parameters outside it, of the last group."""
@@ -198,7 +199,7 @@ class Freshness(Check):
             for parameter in module.parameters(recurse=False):
                 anchor = anchors.pop(id(parameter), None)
                 if anchor is not None:
-                    self._counting.append(module.register_forward_hook(partial(called, anchor)))
+                    self._counting.append(after_forward(module, partial(called, anchor)))
 
     def _stop_counting(self) -> None:
         for handle in self._counting:

@@ -54,7 +54,9 @@ class Losses(Check):
         captured = loop.captured
         if captured is None or not torch.is_grad_enabled():
             return
-        if captured.args is args:  # the forward that was kept just now
+        if (
+            captured.kwargs is kwargs
+        ):  # the forward that was kept just now; an empty tuple of arguments is always the same
             self._versions = {path: t._version for path, t in captured.outputs.items()}
             self._weights.begin(loop)
         elif loop.dense(loop.step):

@@ -12,7 +12,7 @@ from karat.invariants.run.run26_mode import RULE
 from karat.invariants.runtime.preflight.modes import DROPOUTS
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.naming import plain_name, roots, some, unwrapped
+from karat.invariants.runtime.watching.naming import callable_modules, plain_name, some, unwrapped
 
 USUAL = 0.25
 """Forwards without gradients that come in more of the steps than this are part of the training: targets, rollouts."""
@@ -51,7 +51,7 @@ class Mode(Check):
         self._roots: dict[int, _Root] = {}
 
     def start(self, loop: Loop) -> None:
-        for name, module in roots(loop.model):
+        for name, module in callable_modules(loop.model):
             found = _Root(name, module)
             if found.parts and any(p.requires_grad for p in module.parameters()):
                 self._roots[id(module)] = found

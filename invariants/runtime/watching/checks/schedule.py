@@ -122,7 +122,7 @@ def _readings(loop: Loop, moment: Moment, told: list[int]) -> list[Reading]:
             rates.append(declared.model_copy(update={"from_zero": False}).rate)
     elif declared is not None:
         rates = [lambda step: causes.safely(declared, step)]
-    offsets = dict.fromkeys([0, *told, *_resumed(loop, moment)])
+    offsets = dict.fromkeys([0] if loop.first else [0, *told, *_resumed(loop, moment)])
     return [Reading(rate, offset, skips) for skips in (False, True) for rate in rates for offset in offsets]
 
 
