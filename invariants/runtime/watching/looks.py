@@ -6,9 +6,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from karat.invariants.runtime.preflight import batches, causality, modes, positions, twins
-from karat.invariants.runtime.preflight.inputs import answer, jittered, others
+from karat.invariants.runtime.preflight.inputs import answer, called, is_other, jittered, others
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, some
 from karat.invariants.runtime.preflight.traces import roughly
+from karat.invariants.runtime.preflight.trees import Path
 from karat.invariants.runtime.watching.functions import Functions, mixes
 from karat.invariants.runtime.watching.outputs import differ, spread_of
 from karat.invariants.runtime.watching.replay import Replay
@@ -26,7 +27,8 @@ def told(replay: Replay) -> str:
     reading = captured.readings.get(captured.main) if captured.main is not None else None
     if reading is None:
         return ""
-    inputs = token_inputs(captured.inputs, reading.targets.shape)
+    tokens = token_inputs(captured.inputs, reading.targets.shape)
+    inputs = {path: t for path, t in tokens.items() if not is_other(captured.module, path)}
     found = {path: relation(tokens, reading.targets) for path, tokens in inputs.items()}
     following = [path for path, name in found.items() if name in ("next", "rolled")]
     if inputs:
@@ -36,7 +38,7 @@ def told(replay: Replay) -> str:
         if captured.main is not None and reading.counts.shape == captured.outputs[captured.main].shape[:2]:
             replay.notes["counted"] = reading.counts
         return "next"
-    if len(found) == 1 and "same" in found.values():
+    if set(found.values()) == {"same"}:  # several: the labels are given too
         replay.notes["sequence"] = next(iter(found))
         return "same"
     return ""
@@ -124,6 +126,17 @@ def _answer_read(replay: Replay) -> tuple[float, int]:
         if share > worst:
             worst, place = share, t
     return worst, place
+
+
+def follows_in_place(replay: Replay, path: Path) -> bool:
+    """Whether the output at a position depends on the input at it, of outputs (B, T, …)."""
+    base, x = called(replay)[1], replay.captured.inputs[path]
+    if base.ndim < 3 or base.shape[:2] != x.shape[:2]:
+        return False
+    place, changed = x.shape[1] // 2, x.clone()
+    changed[:, place] = others(x, torch.Generator().manual_seed(9))[:, place]
+    moved = (answer(replay, {path: changed}) - base)[:, place].abs()
+    return float(moved.max()) > roughly(base)
 
 
 def inputs_matter(replay: Replay, functions: Functions) -> Outcome:
