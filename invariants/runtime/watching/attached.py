@@ -79,6 +79,11 @@ class Attached:
         """The living scalers of this loop: given, first used after they were found, or with a record of its optimizer."""
         return [scaler for held in self._scalers if (scaler := held()) is not None and scaler.is_enabled()]
 
+    @property
+    def living(self) -> int:
+        """How many scalers live, of this loop or not."""
+        return len(self._scalers) + len(self._strangers)
+
     def meet(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes in a stranger that has a record of this optimizer which it did not have when it was found: an id alone may
         be that of a dead optimizer."""
@@ -111,7 +116,9 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
     scalers = [s for s in scalers if hasattr(s, "_per_optimizer_states")]
     found._scalers = [weakref.ref(s) for s in scalers if s is scaler or getattr(s, "_scale", None) is None]
     strange = [s for s in scalers if s is not scaler and getattr(s, "_scale", None) is not None]
-    found._strangers = [Stranger(weakref.ref(s), s._per_optimizer_states, set(s._per_optimizer_states)) for s in strange]
+    found._strangers = [
+        Stranger(weakref.ref(s), s._per_optimizer_states, set(s._per_optimizer_states)) for s in strange
+    ]
     return found
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from karat.invariants.runtime.preflight import batches, causality, modes, positions, twins
 from karat.invariants.runtime.preflight.inputs import answer, called, is_other, jittered, others
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, some
 from karat.invariants.runtime.preflight.traces import roughly
-from karat.invariants.runtime.preflight.trees import Path
+from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.functions import Functions, mixes
 from karat.invariants.runtime.watching.outputs import differ, spread_of
 from karat.invariants.runtime.watching.replay import Replay
@@ -162,6 +166,37 @@ def inputs_matter(replay: Replay, functions: Functions) -> Outcome:
         if kept
         else Held("the output changes with its inputs; the model has nothing that mixes positions")
     )
+
+
+def fed_zeros(replay: Replay, parameters: Mapping[str, Tensor]) -> Outcome:
+    """Why weights have a gradient of zeros throughout: the module that holds them is given nothing but zeros, or runs a
+    recurrence over one position from a state of zeros."""
+    owners = {name: m for name, m in replay.model.named_modules() if any(
+        id(p) == id(q) for q in parameters.values() for p in m.parameters(recurse=False))}  # fmt: skip
+    zeros: dict[str, list[bool]] = {}
+    single: set[str] = set()
+
+    def note(name: str, args: Any, output: Any) -> None:
+        given = [t for _, t in leaves(args) if t.is_floating_point() and t.numel()]
+        zeros.setdefault(name, []).append(bool(given) and not any(bool(t.any()) for t in given))
+        module = owners[name]
+        if not isinstance(module, nn.RNNBase) or not given or given[0].ndim != 3:
+            return
+        if given[0].shape[1 if module.batch_first else 0] == 1 and not any(bool(t.any()) for t in given[1:]):
+            single.add(name)
+
+    replay.forward(training=True, watched=owners, seen=note)
+    fed = [name for name, seen in zeros.items() if all(seen)]
+    found = []
+    if fed:
+        message = f"the input of {some(fed)} is zero throughout: nothing comes in, and its weights get no gradient"
+        found.append(positions.RULE.warn(message, fed[0], evidence="gradients of zeros in the first steps"))
+    for name in single - set(fed):
+        message = (
+            f"{name} runs over sequences of length one, from a state of zeros: nothing recurs (an axis exchanged?)"
+        )
+        found.append(positions.RULE.warn(message, name, evidence="the recurrent weights get no gradient"))
+    return found or Held("modules whose weights get no gradient are given more than zeros")
 
 
 def _softened(outcome: Outcome) -> Outcome:

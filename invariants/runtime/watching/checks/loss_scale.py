@@ -142,7 +142,9 @@ class LossScale(Check):
     def _directly(self, loop: Loop, moment: Moment, scaler: Any, scale: float, factor: float | None) -> None:
         """A step that the scaler did not take: are its gradients scaled?"""
         idle = not scaler._per_optimizer_states and scale == scaler._init_scale and not scaler._get_growth_tracker()
-        scaled = moment.index in self._scaled or idle  # idle: nobody stepped through it so far, and yet it scaled something
+        scaled = (
+            moment.index in self._scaled or idle
+        )  # idle: nobody stepped through it so far, and yet it scaled something
         if not scaled or (factor is not None and abs(factor - 1) > NEAR):
             self._apart.add(moment.index)
             return

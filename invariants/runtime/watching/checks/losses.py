@@ -29,6 +29,8 @@ from karat.invariants.runtime.watching.weights import Weights, judged
 LIGHT, SETTLED, RARE = 8, 64, 128
 """Steps between two looks that cost one pass over the outputs, until it is SETTLED, and from then on."""
 MOST_OUTPUTS = 4
+GUESSED = 3.0
+"""Times ln(classes) where the classes are not declared: inputs that are not normalised do so much."""
 
 
 def light(step: int) -> bool:
@@ -96,7 +98,7 @@ class Losses(Check):
         loss, even = reading.loss, math.log(reading.classes)
         evidence = f"first cross-entropy {loss:.4g} nats, ln {reading.classes} = {even:.4g}, {reading.counted} targets"
         held = loop.judge(
-            FIRST_LOSS, moment.step, FIRST_LOSS.margin(loss, FAR * even + 0.5),
+            FIRST_LOSS, moment.step, FIRST_LOSS.margin(loss, (FAR if declared else GUESSED) * even + 0.5),
             lambda: {
                 "message": f"the first loss is {loss / even:.1f} times that of guessing evenly over {reading.classes} "
                 "classes: the logits start too large, or the targets are not those of these classes",
