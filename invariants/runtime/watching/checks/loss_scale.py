@@ -25,6 +25,8 @@ LARGE = 16.0
 """Scales nearer to 1 than this are not told from it."""
 NEAR = 0.02
 """Relative error of a factor that was read off gradients in half precision."""
+LEAST_SCALED = 0.02
+"""Sum of all gradients at the outputs, over the scale, from which on the loss was scaled: that of a mean is about 1."""
 SKIPS, SKIPS_AT_START = 8, 24
 """Skipped steps in a row that are reported, and before the first step, where a scaler looks for its scale."""
 
@@ -145,6 +147,8 @@ class LossScale(Check):
         scaled = (
             moment.index in self._scaled or idle
         )  # idle: nobody stepped through it so far, and yet it scaled something
+        if idle and scaler is not loop.scaler and not _arrived_scaled(loop, scale):
+            scaled = moment.index in self._scaled  # it may have scaled another loop's loss
         if not scaled or (factor is not None and abs(factor - 1) > NEAR):
             self._apart.add(moment.index)
             return
@@ -176,6 +180,14 @@ def _scaler(loop: Loop, optimizer: torch.optim.Optimizer | None = None) -> Any:
     if optimizer is not None and len(scalers) > 1:
         scalers = [s for s in scalers if _through(s, optimizer)] or scalers
     return next(iter(scalers), None)
+
+
+def _arrived_scaled(loop: Loop, scale: float) -> bool:
+    """Whether the gradients that came back to the outputs are as large as those of a scaled loss."""
+    captured = loop.captured
+    if captured is None or not captured.gradients:
+        return False
+    return sum(float(g.float().abs().sum()) for g in captured.gradients.values()) > LEAST_SCALED * scale
 
 
 def _through(scaler: Any, optimizer: torch.optim.Optimizer) -> bool:

@@ -200,7 +200,9 @@ class Losses(Check):
     def _pairs(self, loop: Loop, moment: Moment, captured: Captured) -> None:
         """The mean square over all pairs has the gradient 2 / N (x - mean of the targets): the same target for each."""
         path = captured.main
-        if path is None or captured.outputs[path].numel() != captured.outputs[path].shape[0]:
+        if path is None or not captured.outputs[path].ndim or path not in captured.gradients:
+            return
+        if captured.outputs[path].numel() != captured.outputs[path].shape[0]:
             return
         x, g = captured.outputs[path].double().flatten(), captured.gradients[path].double().flatten()
         if len(x) < 8 or not bool(x.isfinite().all() & g.isfinite().all()) or float(x.std()) < 1e-3:

@@ -51,6 +51,8 @@ class Unstepped(Check):
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
+        if not module.training:
+            self._passes = 0  # an estimate of the model as it is, such as of its Fisher information
         if self._passes >= PASSES and not self._said and loop.step == loop.first and module.training:
             self._say(loop)
 
