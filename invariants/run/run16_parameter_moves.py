@@ -19,6 +19,7 @@ RULE = Rule(
         "whether a move is the right one",
         "steps with a closure",
         "parameters in shards (FSDP, DeepSpeed ZeRO-3)",
+        "that no step is taken at all is a WARN: after 24 backward passes from cleared gradients, and at the end",
         "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start",
     ),
     source="https://github.com/pytorch/pytorch/issues/115607",

@@ -56,7 +56,7 @@ def listen(module: nn.Module, took: weakref.WeakMethod[Callable[[Loaded], None]]
         tell(Loaded(names, missing, tuple(keys.unexpected_keys), any(live)))
         live.clear()
 
-    first = module.register_load_state_dict_pre_hook(before)
+    first = module.register_load_state_dict_pre_hook(before)  # type: ignore[no-untyped-call]
     return Both(first, module.register_load_state_dict_post_hook(hook))  # type: ignore[no-untyped-call]
 
 

@@ -183,9 +183,9 @@ class Rates(Check):
     def _alike(self, moment: Moment, place: int) -> bool:
         """Whether a group began at the rate of the first: by the rates when the guards were attached, or as noted there."""
         groups, began = moment.optimizer.param_groups, self._began.get(moment.index, [])
-        noted = [groups[k].get("initial_lr") for k in (0, place)]
-        if all(isinstance(rate, float) for rate in noted):
-            return _same(*noted)
+        first, other = (groups[k].get("initial_lr") for k in (0, place))
+        if isinstance(first, float) and isinstance(other, float):
+            return _same(first, other)
         return len(began) == len(groups) and _same(began[0], began[place])
 
     def _stays(self, loop: Loop, moment: Moment, past: Past) -> bool:
