@@ -20,6 +20,7 @@ RULE = Rule(
         "steps with a closure",
         "parameters in shards (FSDP, DeepSpeed ZeRO-3)",
         "preflight takes one step, on one batch: smaller rates later are not seen",
+        "that no step is taken at all is a WARN: after 24 backward passes from cleared gradients, and at the end",
         "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start",
     ),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/20215",

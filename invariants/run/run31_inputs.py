@@ -14,10 +14,11 @@ RULE = Rule(
     unit="inputs",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step, step K, then after twice as many",
+    when="before the first step; first step, step K, then after twice as many; weights without gradient are asked for their "
+    "inputs at step 2",
     limits=(
         "FAIL only where no input at all has an effect",
-        "inputs named mask, label, type, position, length or index",
+        "inputs named mask, label, type, position, length or index; labels that act on a loss among the outputs",
         "a weak effect counts as one",
         "models without attention, recurrence or convolution need not mix positions",
     ),
