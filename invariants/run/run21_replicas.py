@@ -9,7 +9,8 @@ RULE = Rule(
     slug="replicas",
     severity=Severity.FAIL,
     statement="after each step all replicas of the model have the same parameters",
-    why="a replica that misses the mean of the gradients trains alone: the run costs as much and learns from a part of the data",
+    why="a replica that misses the mean of the gradients trains alone: the run costs as much and learns from a part "
+    "of the data",
     quantity="largest distance between replicas, relative to the weights",
     unit="",
     form=Form.AT_MOST,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
-from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run28_first_loss import MORE, most
+from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run29_softmax import RULE as SOFTMAX
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
 from karat.invariants.runtime.preflight.first_loss import LOW
