@@ -98,7 +98,7 @@ class Observed:
         if str(finding.outcome) == "violated" and str(finding.severity) in ("FAIL", "WARN"):
             slug = getattr(finding, "slug", "") or finding.id.removeprefix("RUN-")
             step = max(0, self._run.steps - 1)
-            self._run.seen.append(Seen(finding.id, slug, str(finding.severity), step, finding.observed))
+            self._run.seen.append(Seen(finding.id, slug, str(finding.severity), step, finding.message))
 
     def finish(self) -> Any:
         """Ends the guards; what they say at the end counts for the last step."""

@@ -19,7 +19,7 @@ RULE = Rule(
         "what never asked for a gradient and is not declared: a target network moves by its own average",
         "a write that leaves the values as they were is none",
     ),
-    source="https://github.com/megvii-model/DetNAS/issues/3",
+    source="https://github.com/facebookresearch/fairseq/issues/4702",
     example="model.body.requires_grad_(False)  # the gradients of zeros stay\noptimizer.zero_grad(set_to_none=False)",
     mended="model.body.requires_grad_(False)\nfor p in model.body.parameters():\n    p.grad = None",
     declare='Spec(frozen=("backbone.*",))',

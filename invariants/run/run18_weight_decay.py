@@ -16,7 +16,7 @@ RULE = Rule(
     seen_by=("watch",),
     when="before the first step, every K, and whenever a group's weight decay or parameters change",
     limits=(
-        "without a declaration only that it is no negative number",
+        "without a declaration it judges only that no weight decay is negative",
         "optimizers that do not keep weight_decay in their groups",
         "decay that the loop applies itself",
     ),

@@ -9,7 +9,8 @@ RULE = Rule(
     slug="buffers",
     severity=Severity.FAIL,
     statement="buffers stay finite, and those of frozen modules stay as they are",
-    why="requires_grad=False does not stop the running statistics of a norm in train mode; a batch with NaN spoils them for good",
+    why="freezing by requires_grad does not stop the running statistics of a norm in train mode; a batch with NaN "
+    "spoils them for good",
     quantity="buffers that drifted or are not finite",
     unit="buffers",
     form=Form.AT_MOST,
@@ -19,7 +20,7 @@ RULE = Rule(
         "buffers that were not finite at the start, such as masks of -inf",
         "statistics that are finite and wrong",
     ),
-    source="https://github.com/pytorch/pytorch/issues/86590",
+    source="https://github.com/pytorch/pytorch/issues/1206",
     example="model.backbone.requires_grad_(False)\nmodel.train()",
     mended="model.backbone.requires_grad_(False)\nmodel.train()\nmodel.backbone.eval()",
     declare='Spec(frozen=("backbone.*",))',

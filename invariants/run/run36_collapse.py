@@ -16,7 +16,7 @@ RULE = Rule(
     seen_by=("watch",),
     when="every 8th step, from 64 on every 128th",
     limits=(
-        "seen in steps that are looked at",
+        "a collapse between two steps that are looked at",
         "the first 8 steps count only after outputs differed",
     ),
     source="https://github.com/open-edge-platform/physical-ai-studio/issues/998",

@@ -17,7 +17,7 @@ RULE = Rule(
     when="first steps, every 8th, from 64 on every 128th",
     limits=(
         "FAIL where the model is declared causal and the targets are its inputs themselves",
-        "tokens in and cross-entropy of class indices out, or both logged",
+        "it looks only where tokens go in and a cross-entropy of class indices comes out, or both are logged",
         "an autoencoder, whose positions see each other, is not meant",
     ),
     source="https://github.com/huggingface/transformers/issues/47394",

@@ -135,13 +135,15 @@ class Spec(BaseModel):
     seconds: float = Field(default=4.5, gt=0, le=3600)
     """Time budget. What it leaves no time for is listed as not run."""
 
-    def suppression(self, rule: str, where: str) -> Suppression | None:
-        """The first suppression that covers a finding."""
-        return next((s for s in self.suppress if s.rule == rule and fnmatchcase(where, s.where)), None)
-
     def suppressed(self, names: Iterable[str], where: str) -> Suppression | None:
         """The first suppression that covers a finding of a rule with these names, its id and its slug."""
-        return next((found for name in names if (found := self.suppression(name, where)) is not None), None)
+        return covering(self.suppress, names, where)
+
+
+def covering(suppress: Iterable[Suppression], names: Iterable[str], where: str) -> Suppression | None:
+    """The first suppression of a rule with one of these names, its id or its slug, at this place."""
+    known = tuple(names)
+    return next((s for s in suppress if s.rule in known and fnmatchcase(where, s.where)), None)
 
 
 def read_spec(given: Spec | Mapping[str, Any] | str | Path | None) -> Spec:

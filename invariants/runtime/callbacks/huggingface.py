@@ -47,7 +47,7 @@ class GuardCallback(Duty, TrainerCallback):  # type: ignore[misc]
         """Attaches the guards to the model and to the optimizer under accelerate's wrapper."""
         optimizer, scheduler, scaler = unwrapped(kwargs["optimizer"], kwargs["lr_scheduler"])
         loader = kwargs.get("train_dataloader")
-        batches = len(loader) if has_length(loader) else math.inf
+        batches = len(loader) if loader is not None and has_length(loader) else math.inf
         self.attach(
             kwargs["model"], [optimizer], infer(args, state, optimizer, scheduler, batches),
             scheduler=scheduler, scaler=scaler, first_step=state.global_step,

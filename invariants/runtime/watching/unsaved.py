@@ -15,7 +15,8 @@ from torch import nn
 
 _OWN: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
 _AFTER, _BEFORE, _LOADED = "_forward_hooks", "_forward_pre_hooks", "_load_state_dict_post_hooks"
-_HOLDING = (_AFTER, _BEFORE, _LOADED)
+_LOADING = "_load_state_dict_pre_hooks"
+_HOLDING = (_AFTER, _BEFORE, _LOADED, _LOADING)
 _HOOKS = (*_HOLDING, f"{_AFTER}_with_kwargs", f"{_BEFORE}_with_kwargs", f"{_AFTER}_always_called")
 _STATE = "__getstate__"
 
@@ -52,9 +53,19 @@ def after_loading(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
     return Unsaved(module, hook, module.register_load_state_dict_post_hook(hook))  # type: ignore[no-untyped-call]
 
 
+def before_loading(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, state, prefix, …) before each load_state_dict."""
+    return Unsaved(module, hook, module.register_load_state_dict_pre_hook(hook))  # type: ignore[no-untyped-call]
+
+
 def _own(state: Mapping[str, Any]) -> set[int]:
     """The numbers under which the hooks of the guards are held."""
-    return {id_ for name in _HOLDING for id_, hook in state.get(name, {}).items() if hook in _OWN}
+    return {id_ for name in _HOLDING for id_, hook in state.get(name, {}).items() if _bare(hook) in _OWN}
+
+
+def _bare(hook: Any) -> Any:
+    """A hook without what torch wraps it in to hand it its module."""
+    return getattr(hook, "hook", hook)
 
 
 def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:

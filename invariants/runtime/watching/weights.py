@@ -112,7 +112,7 @@ def judged(loop: Loop, moment: Moment, reading: Reading, weights: Weights) -> No
     shares = [first, *(share for share in weights.later if share is not None)]
     for share in shares:
         share.share /= weights.scale
-    if loop.spec.accumulation is not None:
+    if (loop.spec.accumulation or 1) > 1:
         _accumulated(loop, moment, shares, weights)
     if reading.half and loop.scaler is None:
         return  # the scale of the loss is not known

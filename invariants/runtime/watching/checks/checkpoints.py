@@ -226,8 +226,19 @@ class Checkpoints(Check):
         """After a load_state_dict; judged before the next step, so that a second try may do better."""
         self._load, self._reloaded = loaded, True
 
+    def finish(self, loop: Loop) -> None:
+        if self._load is not None and self._load.own:
+            self._judge_load(loop, loop.step, self._load)
+
     def _judge_load(self, loop: Loop, step: int, loaded: Loaded) -> None:
         loop.unchecked.pop(CHECKPOINT.slug, None)
+        if loaded.own and step > self._first:
+            _say(
+                loop, CHECKPOINT, step, WARN, "load_state_dict was given the model's own tensors, and changed nothing: a "
+                "state_dict() that is kept without a copy goes on training with the model", "own",
+                f"the memory of all {len(loaded.parameters)} parameters is that of the model",
+            )  # fmt: skip
+            return
         if loaded.nothing:
             _say(
                 loop, CHECKPOINT, step, FAIL, f"load_state_dict loaded none of the {len(loaded.parameters)} parameters",

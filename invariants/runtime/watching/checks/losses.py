@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
+from karat.invariants.run.run28_first_loss import MORE, most
 from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run29_softmax import RULE as SOFTMAX
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
-from karat.invariants.runtime.preflight.first_loss import FAR, LOW
+from karat.invariants.runtime.preflight.first_loss import LOW
 from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.trees import spelled
 from karat.invariants.runtime.watching.captured import Captured
@@ -30,6 +31,8 @@ from karat.invariants.runtime.watching.weights import Weights, judged
 LIGHT, SETTLED, RARE = 8, 64, 128
 """Steps between two looks that cost one pass over the outputs, until it is SETTLED, and from then on."""
 MOST_OUTPUTS = 4
+GUESSED = 3.0
+"""Times ln(classes) where the classes are not declared: inputs that are not normalised do so much."""
 
 
 def light(step: int) -> bool:
@@ -99,7 +102,8 @@ class Losses(Check):
         loss, even = reading.loss, math.log(reading.classes)
         evidence = f"first cross-entropy {loss:.4g} nats, ln {reading.classes} = {even:.4g}, {reading.counted} targets"
         held = loop.judge(
-            FIRST_LOSS, moment.step, FIRST_LOSS.margin(loss, FAR * even + 0.5),
+            FIRST_LOSS, moment.step,
+            FIRST_LOSS.margin(loss, most(reading.classes) if declared else GUESSED * even + MORE),
             lambda: {
                 "message": f"the first loss is {loss / even:.1f} times that of guessing evenly over {reading.classes} "
                 "classes: the logits start too large, or the targets are not those of these classes",
@@ -201,7 +205,9 @@ class Losses(Check):
     def _pairs(self, loop: Loop, moment: Moment, captured: Captured) -> None:
         """The mean square over all pairs has the gradient 2 / N (x - mean of the targets): the same target for each."""
         path = captured.main
-        if path is None or captured.outputs[path].numel() != captured.outputs[path].shape[0]:
+        if path is None or not captured.outputs[path].ndim or path not in captured.gradients:
+            return
+        if captured.outputs[path].numel() != captured.outputs[path].shape[0]:
             return
         x, g = captured.outputs[path].double().flatten(), captured.gradients[path].double().flatten()
         if len(x) < 8 or not bool(x.isfinite().all() & g.isfinite().all()) or float(x.std()) < 1e-3:

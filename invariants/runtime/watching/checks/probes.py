@@ -7,6 +7,7 @@ next-token model is known as one without being declared.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,13 +29,14 @@ from karat.invariants.runtime.watching.looks import (
     causal,
     copies,
     drops,
+    fed_zeros,
     inputs_matter,
     one_answer,
     parts_differ,
     samples_apart,
     told,
 )
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.replay import Replay
 
 
@@ -46,9 +48,13 @@ class Probes(Check):
         self._probed: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._awake: set[str] = set()
+        self._zeros: set[int] | None = None
+        """Places, in the first optimizer, of weights whose gradients were zeros in all first steps so far."""
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
+        if moment.index == 0 and moment.step - loop.first < DENSE:
+            self._fed_zeros(loop, moment)
         if captured is None or not self._due(loop, captured, moment.step):
             return
         first = captured.root not in self._probed
@@ -63,6 +69,18 @@ class Probes(Check):
                     replay.calm()
         except NotRun as why:
             self._reasons.update({rule.id: str(why) for rule in self.rules})
+
+    def _fed_zeros(self, loop: Loop, moment: Moment) -> None:
+        """In the last of the first steps: weights that had nothing but zeros for gradients are asked for their inputs."""
+        zeros = {i for i, norm in moment.norms.items() if norm == 0 and moment.held[i].parameter.ndim > 1}
+        self._zeros = zeros if self._zeros is None else self._zeros & zeros
+        captured = loop.captured
+        if not self._zeros or moment.step - loop.first != DENSE - 1 or captured is None:
+            return
+        weights = {moment.held[i].name: moment.held[i].parameter for i in self._zeros if moment.held[i].name}
+        with contextlib.suppress(NotRun), captured.undisturbed():
+            replay = Replay(captured, loop.spec, {})
+            self._say(loop, INPUTS, moment.step, lambda: fed_zeros(replay, weights))
 
     def _due(self, loop: Loop, captured: Captured, step: int) -> bool:
         last = self._probed.get(captured.root)
