@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from karat.core.errors import ConfigError
+from karat.core.errors import ConfigError, StorageError
 from karat.core.observation import Phase
 from karat.core.policy import Policy
 from karat.core.report import Violation, write_report
@@ -35,9 +35,12 @@ from karat.invariants.runtime.watching.calls import Calls, Told
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks import every_check
 from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe, declare
+from karat.invariants.runtime.watching.heard import shielded, take_off
+from karat.invariants.runtime.watching.interrupts import from_signal
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
+from karat.invariants.runtime.watching.speaking import Rows, Said, require_writable
 from karat.invariants.runtime.watching.tally import Tally
 
 EVERY = 500
@@ -140,11 +143,14 @@ class Watch:
                 self._outcome, self._loop.early = f"ended early: {early}", True
             for check in self._on_duty("finish"):
                 self._asked(check, "finish", check.finish)
-            self._loop.transfer.bring()
+            self._bring()
             self._report = self._made_report()
             self._let_go()
             if self._report_path is not None:
-                write_report(self._report_path, self._report)
+                try:
+                    write_report(self._report_path, self._report)
+                except (OSError, StorageError) as error:
+                    self._loop.say(f"the report of the guards cannot be written: {error}")
             self._loop.stop_if_strict()
         return self._report
 
@@ -179,8 +185,12 @@ class Watch:
         self._before, self._look = self._on_duty("before_step"), self._on_duty("look")
         self._after = self._on_duty("after_step")
         for place, optimizer in enumerate(self._loop.optimizers):
-            self._handles.append(optimizer.register_step_pre_hook(self._hook(place, self._before_step)))
-            self._handles.append(optimizer.register_step_post_hook(self._hook(place, self._after_step)))
+            self._handles.append(
+                optimizer.register_step_pre_hook(shielded(self._hook(place, self._before_step), self._broke))
+            )
+            self._handles.append(
+                optimizer.register_step_post_hook(shielded(self._hook(place, self._after_step), self._broke))
+            )
             _WATCHED[optimizer] = weakref.ref(self)
         self._calls = Calls(self._loop.model, _told(weakref.ref(self), forwards))
         self._handles.append(self._calls)
@@ -252,7 +262,7 @@ class Watch:
         with torch.no_grad():
             for check in self._look:
                 self._asked(check, "look", check.look, moment)
-            self._loop.transfer.bring()
+            self._bring()
             for check in self._before:
                 self._asked(check, "before_step", check.before_step, moment)
         if moment.index == 0:
@@ -272,14 +282,28 @@ class Watch:
         except (Stopped, ConfigError):
             raise
         except Exception as error:
-            loop.off(check)
-            for rule in check.rules:
-                loop.not_checked(
-                    rule, f"its check raised in {moment} at step {loop.step}: {type(error).__name__}: {error}"
-                )
+            if from_signal(error):
+                raise
+            loop.broke(check, moment, error)
         if began:
             name = type(check).__name__
             loop.seconds[name] = loop.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def _bring(self) -> None:
+        """Answers what was asked for; who cannot be answered is taken off duty."""
+        transfer = self._loop.transfer
+        transfer.bring()
+        for check, error in transfer.failed:
+            if check is None:
+                self._broke(error)
+            else:
+                self._loop.broke(check, "reading numbers", error)
+        transfer.failed = []
+
+    def _broke(self, error: Exception) -> None:
+        """The guards' own frame raised: all checks are taken off duty, and the report says so."""
+        for check in self._checks:
+            self._loop.broke(check, "the frame of the guards", error)
 
     def _tell(self, moment: str, logged: Mapping[str, Any]) -> None:
         began = time.perf_counter()
@@ -297,7 +321,7 @@ class Watch:
 
     def _detach(self) -> None:
         for handle in self._handles:
-            handle.remove()
+            take_off(handle)
         self._handles = []
         for optimizer in self._loop.optimizers:
             _WATCHED.pop(optimizer, None)
@@ -323,7 +347,8 @@ class Watch:
     def _let_go(self) -> None:
         """Drops all that was held of the loop."""
         for check in self._checks:
-            check.drop()
+            with contextlib.suppress(Exception):
+                check.drop()
         if self._loop.ledger is not None:
             self._loop.ledger.close()
         self._checks, self._before, self._look, self._after = [], [], [], []
@@ -399,14 +424,17 @@ def watch(
     modules = [plain_name(name) for name, _ in unwrapped(module).named_modules() if name]
     rules = [name for r in RULES for name in (r.id, r.slug)]
     require_names(declared, _all_names(module), modules, rules, _buffer_names(module))
-    rows = Ledger(Path(ledger)) if ledger is not None else None
-    loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows, first_step)
+    said = Said(say or _speak)
+    rows = Rows(Ledger(Path(ledger)), said) if ledger is not None else None
+    if report is not None:
+        require_writable(Path(report))
+    loop = Loop(module, optimizers, declared, Policy(policy), every, said, rows, first_step)
     loop.scheduler, loop.scaler, loop.ema, loop.replicas = scheduler, scaler, ema, tuple(replicas)
     own = declare(
         unwrapped(module), optimizers[0], Policy(policy),
         lr_band=lr_band, plateau=plateau, gf16=gf16, mixing=mixing, invariants=invariants,
     )  # fmt: skip
-    own.monitor.ledger, own.monitor.say = rows, say or _speak
+    own.monitor.ledger, own.monitor.say = rows, said
     checks = [] if policy == Policy.OFF else every_check()
     return Watch(loop, checks, own, Path(report) if report is not None else None)
 
@@ -427,6 +455,13 @@ def _optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:
             f"optimizer is {type(given).__name__}", required="a torch.optim.Optimizer, or a list of them",
             next_step="watch(model, optimizer)",
         )  # fmt: skip
+    for optimizer in held:
+        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            raise ConfigError(
+                f"{type(optimizer).__name__} takes no step hooks, for its __init__ does not call that of torch.optim.Optimizer",
+                required="an optimizer with step hooks",
+                next_step="watch(model, the optimizer that it wraps)",
+            )
     if not any(group["params"] for o in held for group in o.param_groups):
         raise ConfigError(
             "the optimizer has no groups with parameters", required="an optimizer of the model's parameters",

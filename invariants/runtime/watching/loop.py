@@ -15,8 +15,7 @@ from karat.core.policy import Policy
 from karat.core.report import Violation
 from karat.invariants.run.rule import Rule, Severity
 from karat.invariants.run.spec import Spec, covered
-from karat.invariants.runtime.ledger import Ledger
-from karat.invariants.runtime.monitor import Stopped
+from karat.invariants.runtime.monitor import RowSink, Stopped
 from karat.invariants.runtime.watching.attached import Attached
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check
@@ -43,7 +42,7 @@ class Loop:
     """Everything that checks share. `step` is the number of optimizer steps that were taken, of the busiest optimizer."""
 
     def __init__(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], spec: Spec, policy: Policy,
-                 every: int, say: Callable[[str], None], ledger: Ledger | None, first: int = 0) -> None:  # fmt: skip
+                 every: int, say: Callable[[str], None], ledger: RowSink | None, first: int = 0) -> None:  # fmt: skip
         self.model, self.optimizers, self.spec, self.policy = model, tuple(optimizers), spec, policy
         self.every, self.say, self.ledger = every, say, ledger
         self.scheduler: Any = None
@@ -175,6 +174,13 @@ class Loop:
     def not_checked(self, rule: Rule, why: str) -> None:
         """Says that a rule could not be judged, and why; the first reason counts."""
         self.unchecked.setdefault(rule.slug, why)
+
+    def broke(self, check: Check, moment: str, error: BaseException) -> None:
+        """Takes a check off duty that raised, and says so in the report; the loop goes on."""
+        self.off(check)
+        text = (str(error).strip().splitlines() or [""])[0]
+        for rule in check.rules:
+            self.not_checked(rule, f"its check raised in {moment} at step {self.step}: {type(error).__name__}: {text}")
 
     def off(self, check: Check) -> None:
         """Takes a check off duty."""

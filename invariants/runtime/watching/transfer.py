@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ class Transfer:
     def __init__(self) -> None:
         self._tensors: list[Tensor] = []
         self._asked: list[tuple[int, Answered]] = []
+        self.failed: list[tuple[Any, Exception]] = []
+        """Who could not be answered, or raised at the answer; and what was raised."""
 
     def ask(self, tensors: list[Tensor], answered: Answered) -> None:
         """Brings the numbers of 0-d tensors over with everybody else's; `answered` gets them, in order."""
@@ -28,15 +32,32 @@ class Transfer:
             return
         tensors, asked = self._tensors, self._asked
         self._tensors, self._asked = [], []
-        numbers = numbers_of(tensors)
+        try:
+            numbers = numbers_of(tensors)
+        except Exception:  # some tensor has no numbers, as on a meta device: those who did not ask for it are answered
+            numbers = None
         place = 0
         for count, answered in asked:
-            answered(numbers[place : place + count])
-            place += count
+            end = place + count
+            try:
+                answered(numbers_of(tensors[place:end]) if numbers is None else numbers[place:end])
+            except Exception as error:
+                self.failed.append((asker(answered), error))
+            place = end
 
     def clear(self) -> None:
         """Forgets what was asked."""
         self._tensors, self._asked = [], []
+
+
+def asker(answered: Answered) -> Any:
+    """The check that asked, by its callback; None where that does not tell."""
+    if isinstance(answered, partial):
+        held = [*answered.args, answered.func]
+    else:
+        held = [cell.cell_contents for cell in getattr(answered, "__closure__", None) or ()]
+    owners = [getattr(answered, "__self__", None), *held, *(getattr(part, "__self__", None) for part in held)]
+    return next((owner for owner in owners if hasattr(owner, "before_step")), None)
 
 
 def numbers_of(tensors: list[Tensor]) -> list[float]:

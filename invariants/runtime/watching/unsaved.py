@@ -18,7 +18,7 @@ _AFTER, _BEFORE, _LOADED = "_forward_hooks", "_forward_pre_hooks", "_load_state_
 _LOADING = "_load_state_dict_pre_hooks"
 _HOLDING = (_AFTER, _BEFORE, _LOADED, _LOADING)
 _HOOKS = (*_HOLDING, f"{_AFTER}_with_kwargs", f"{_BEFORE}_with_kwargs", f"{_AFTER}_always_called")
-_STATE = "__getstate__"
+_STATE, _SCRIPTED = "__getstate__", "__prepare_scriptable__"
 
 
 class Unsaved:
@@ -29,6 +29,7 @@ class Unsaved:
         self._module, self._handle = weakref.ref(module), handle
         if _STATE not in module.__dict__:
             module.__dict__[_STATE] = _state_of(self._module)
+            module.__dict__[_SCRIPTED] = _unhooked(self._module)
 
     def remove(self) -> None:
         """Takes the hook off; the module is then as it was found."""
@@ -36,6 +37,7 @@ class Unsaved:
         module = self._module()
         if module is not None and not _own(module.__dict__):
             module.__dict__.pop(_STATE, None)
+            module.__dict__.pop(_SCRIPTED, None)
 
 
 def before_forward(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
@@ -77,10 +79,28 @@ def _state_of(reference: weakref.ref[nn.Module]) -> Callable[[], Any]:
         if not isinstance(given, dict):
             return given
         own = _own(given)
-        kept = {name: value for name, value in given.items() if name != _STATE}
+        kept = {name: value for name, value in given.items() if name not in (_STATE, _SCRIPTED)}
         for name in _HOOKS:
             if name in kept:
                 kept[name] = OrderedDict((id_, value) for id_, value in kept[name].items() if id_ not in own)
         return kept
 
     return state
+
+
+def _unhooked(reference: weakref.ref[nn.Module]) -> Callable[[], nn.Module]:
+    """What torch.jit.script asks a module for: it would compile the hooks. The same module without them, not a copy of
+    anything else."""
+
+    def prepared() -> nn.Module:
+        module = reference()
+        assert module is not None
+        own = getattr(type(module), _SCRIPTED, None)
+        if own is not None:
+            return own(module)  # type: ignore[no-any-return]
+        bare = module.__class__.__new__(module.__class__)
+        bare.__dict__.update(_state_of(reference)())
+        bare.__dict__["_modules"] = dict(module._modules)  # script writes into it
+        return bare
+
+    return prepared

@@ -14,6 +14,7 @@ from torch import Tensor
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain
 
@@ -98,7 +99,7 @@ class Accumulation(Check):
         fit = [p for p in fit if p.is_leaf]
         if fit:
             counter = self._counters[moment.index] = Counter(min(fit, key=Tensor.numel))
-            counter.handle = counter.parameter.register_hook(counter.arrives)  # type: ignore[no-untyped-call]
+            counter.handle = counter.parameter.register_hook(harmless(loop, self, counter.arrives))  # type: ignore[no-untyped-call]
 
     def _cleared(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
         """All but the last of several backward passes were cleared away, and nothing moved between them."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.captured import Captured, autocast_now, floating
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import callable_modules, unwrapped
 
@@ -36,7 +37,7 @@ class Capture(Check):
         )
         for path, tensor in leaves(output):
             if tensor.requires_grad and tensor.is_floating_point():
-                self._handles.append(tensor.register_hook(partial(_arrived, captured, path)))  # type: ignore[no-untyped-call]
+                self._handles.append(tensor.register_hook(harmless(loop, self, partial(_arrived, captured, path))))  # type: ignore[no-untyped-call]
         loop.captured, loop.capture_next = captured, False
 
     def after_step(self, loop: Loop, moment: Moment) -> None:

@@ -16,6 +16,7 @@ from karat.invariants.run.run11_gradient_fresh import RULE
 from karat.invariants.runtime.watching.anchors import Anchor, called, fit, no_change, split
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import spoken
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Held, Loop
 from karat.invariants.runtime.watching.naming import compiled
 from karat.invariants.runtime.watching.unsaved import after_forward
@@ -43,6 +44,7 @@ class Freshness(Check):
         self._norms: dict[int, tuple[int, dict[int, float]]] = {}
 
     def start(self, loop: Loop) -> None:
+        self._safe = partial(harmless, loop, self)
         self._read = loop.renamed
         for place, held in enumerate(loop.held):
             self._choose(place, held, range(len(held)))
@@ -199,7 +201,7 @@ class Freshness(Check):
             for parameter in module.parameters(recurse=False):
                 anchor = anchors.pop(id(parameter), None)
                 if anchor is not None:
-                    self._counting.append(after_forward(module, partial(called, anchor)))
+                    self._counting.append(after_forward(module, self._safe(partial(called, anchor))))
 
     def _stop_counting(self) -> None:
         for handle in self._counting:
@@ -232,8 +234,8 @@ class Freshness(Check):
         ]
         for anchor in anchors[:MOST_ANCHORS]:
             anchor.handles = [
-                anchor.parameter.register_hook(partial(no_change, anchor)),  # type: ignore[no-untyped-call]
-                anchor.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_hook(self._safe(partial(no_change, anchor))),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_post_accumulate_grad_hook(self._safe(anchor.added)),  # type: ignore[no-untyped-call]
             ]
         self._anchors[index] = anchors
 

@@ -13,6 +13,7 @@ from karat.invariants.run.run39_targets import RULE as TARGETS
 from karat.invariants.run.run40_padding import RULE as PADDING
 from karat.invariants.run.run41_labels import RULE as LABELS
 from karat.invariants.runtime.preflight.inputs import argument, is_other
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.trees import Path, spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
@@ -20,7 +21,7 @@ from karat.invariants.runtime.watching.checks.losses import light
 from karat.invariants.runtime.watching.looks import follows_in_place
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.reading import Reading
-from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
+from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.tokens import counted_padding, relation, token_inputs, trailing
 
 MOST_CLASSES = 1000
@@ -88,10 +89,13 @@ class Labels(Check):
         its outputs follow that input in place. The first input may be the targets too: what is copied or restored."""
         self._asked.add(captured.root)
         fed = [path for path in list(found)[1:] if found[path] == "same"]
-        if not fed or loop.spec.causal is False or refusal(captured):
+        if not fed or loop.spec.causal is False:
             return
-        with uncompiled(), captured.undisturbed():
-            fed = [path for path in fed if follows_in_place(Replay(captured, loop.spec, {}), path)]
+        try:
+            with captured.undisturbed():
+                fed = [path for path in fed if follows_in_place(Replay(captured, loop.spec, {}), path)]
+        except NotRun:
+            return
         for path in fed:
             name = argument(captured.module, path) or spelled(path[1:])
             loop.judge(

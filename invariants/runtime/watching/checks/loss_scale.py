@@ -19,6 +19,7 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run14_loss_scale import RULE
 from karat.invariants.runtime.watching.attached import bare
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 
 LARGE = 16.0
@@ -52,7 +53,7 @@ class LossScale(Check):
         for name, term in terms.items():
             if isinstance(term, Tensor) and term.requires_grad and term.numel() == 1 and torch.is_grad_enabled():
                 arrivals = self._terms.setdefault(str(name), [])
-                self._handles.append(term.register_hook(arrivals.append))  # type: ignore[no-untyped-call]
+                self._handles.append(term.register_hook(harmless(loop, self, arrivals.append)))  # type: ignore[no-untyped-call]
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

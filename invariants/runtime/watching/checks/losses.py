@@ -61,7 +61,7 @@ class Losses(Check):
             captured.kwargs is kwargs
         ):  # the forward that was kept just now; an empty tuple of arguments is always the same
             self._versions = {path: t._version for path, t in captured.outputs.items()}
-            self._weights.begin(loop)
+            self._weights.begin(loop, self)
         elif loop.dense(loop.step):
             self._weights.follow(output)
 

@@ -47,7 +47,7 @@ class Reach(Check):
 
     def start(self, loop: Loop) -> None:
         self._seen = {place: Seen() for place in range(len(loop.optimizers))}
-        self._seams.attach(loop)
+        self._seams.attach(loop, self)
         self._read = loop.renamed
 
     def before_step(self, loop: Loop, moment: Moment) -> None:

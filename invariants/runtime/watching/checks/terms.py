@@ -14,6 +14,7 @@ from karat.invariants.run.run10_loss_terms import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.graph import contains, walk
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 
 ROUNDING = 2e-7
@@ -77,7 +78,7 @@ class LossTerms(Check):
             self._given = given = Given(attached, total, set(), step)
             for name, term in [*attached.items(), *([("", total)] if total is not None else [])]:
                 if term.grad_fn is not None:
-                    hook = partial(_passed, given, name)
+                    hook = harmless(loop, self, partial(_passed, given, name))
                     self._handles.append(term.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
