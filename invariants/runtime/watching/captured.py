@@ -6,6 +6,7 @@ Run again, nothing is left behind: buffers, modes, attributes of modules and gen
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +23,14 @@ from karat.invariants.runtime.watching.refusal import refusal, undoable, unnotic
 
 MOST_RUNS = 128
 """Times that the forward of one step is run again at most, by all checks together."""
-_REPLAYS: list[object] = []
+_REPLAYS: list[int] = []
+"""The threads in which a forward is run again: one at a time, for they seed the generators that all share."""
+_ONE = threading.RLock()
 
 
 def replaying() -> bool:
     """Whether a forward is one that the guards run, not the loop."""
-    return bool(_REPLAYS)
+    return bool(_REPLAYS) and threading.get_ident() in _REPLAYS
 
 
 @dataclass
@@ -70,19 +73,20 @@ class Captured:
         why = refusal(self.module)
         if why:
             raise NotRun(why)
-        kept = Kept(self.module, (), (self.args, self.kwargs), parameters=False)
-        why = undoable(kept)
-        if why:
-            raise NotRun(why)
-        _REPLAYS.append(self)
-        self._kept = kept
-        try:
-            with unnoticed(), torch.no_grad():
-                yield
-        finally:
-            _REPLAYS.pop()
-            self._kept = None
-            kept.put_back()
+        with _ONE:
+            kept = Kept(self.module, (), (self.args, self.kwargs), parameters=False)
+            why = undoable(kept)
+            if why:
+                raise NotRun(why)
+            _REPLAYS.append(threading.get_ident())
+            self._kept = kept
+            try:
+                with unnoticed(), torch.no_grad():
+                    yield
+            finally:
+                _REPLAYS.pop()
+                self._kept = None
+                kept.put_back()
 
     def rewind(self) -> None:
         """Inside `undisturbed`: makes everything what it was at its start, so that a forward that counts its calls, or

@@ -41,7 +41,10 @@ def _traced() -> bool:
 
 def harmless(loop: Loop, check: Check, function: Callable[..., None]) -> Callable[..., None]:
     """A hook for autograd or modules: what it raises takes its check off duty, and the backward or forward goes on."""
-    own = weakref.ref(loop)
+    running, asked = (
+        weakref.ref(loop),
+        weakref.ref(check),
+    )  # a parameter that holds the hook holds nothing of the guards
 
     def hook(*given: Any) -> None:
         if torch.compiler.is_compiling():
@@ -51,9 +54,9 @@ def harmless(loop: Loop, check: Check, function: Callable[..., None]) -> Callabl
         except Exception as error:
             if from_signal(error):
                 raise
-            running = own()
-            if running is not None:
-                running.broke(check, "a hook", error)
+            there, failed = running(), asked()
+            if there is not None and failed is not None:
+                there.broke(failed, "a hook", error)
 
     return hook
 
