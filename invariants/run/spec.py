@@ -185,7 +185,10 @@ def covered(name: str, patterns: Iterable[str]) -> bool:
     """Whether a parameter's name is covered by a pattern, or lies below a module that is."""
     parts = name.split(".")
     ancestors = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    return any(fnmatchcase(ancestor, pattern) for pattern in patterns for ancestor in ancestors)
+    return any(
+        fnmatchcase(ancestor, pattern) or fnmatchcase(f".{ancestor}", pattern)  # `*.bias` is any bias, the outermost too
+        for pattern in patterns for ancestor in ancestors
+    )  # fmt: skip
 
 
 def require_names(

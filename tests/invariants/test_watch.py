@@ -85,7 +85,7 @@ def test_what_is_found_is_found_at_its_step_and_once() -> None:
     assert sum("RUN-11" in text for text in said) == 1 and "trainer explain RUN-11" in said[0]
     report = guards.finish()
     tally = next(g for g in report if g.invariant == "RUN-11")
-    assert (tally.state, tally.checks, tally.violations) == ("VIOLATED", 11, 5)
+    assert (tally.state, tally.checks, tally.violations) == ("VIOLATED", 12, 5)
     assert report.exit_code == 1 and guards.finish() is report
 
 
