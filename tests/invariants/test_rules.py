@@ -128,9 +128,7 @@ def test_seen_by_is_what_watch_preflight_and_audit_run() -> None:
     probed = {probe.id for probe in PROBES}
     judged = {finding.id for finding in audit(log(), Intent()).findings} - {LR_BAND.id}
     for rule in RULES:
-        seen = {
-            name for name, ids in (("watch", watched), ("preflight", probed), ("audit", judged)) if rule.id in ids
-        }
+        seen = {name for name, ids in (("watch", watched), ("preflight", probed), ("audit", judged)) if rule.id in ids}
         assert seen == set(rule.seen_by) - FUNCTIONS, rule.id
     assert watched | probed | judged <= {rule.id for rule in RULES}
     assert all(find_rule(probe.id) is probe.rule and probe.slug == probe.rule.slug for probe in PROBES)
