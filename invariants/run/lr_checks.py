@@ -118,7 +118,8 @@ def rises_in_decay(log: RunLog, intent: Intent) -> Finding:
     if found and intent.end is not None:
         inside = sum(t <= intent.end for _, _, t, _ in found)
         where.append(f"{inside} of them up to the declared end {intent.end}, {len(found) - inside} past it")
-    (_, a, _, b) = max(found, key=lambda r: r[3] - r[1]) if found else (0.0, after[-1][1], 0.0, after[-1][1])
+    level = after[-1][1]
+    _, a, _, b = max(found, key=lambda r: r[3] - r[1]) if found else (0.0, level, 0.0, level)
     at = f"step {found[0][2]:g}" if found else ""
     return judged(DECAY, severity, (b, _level(a, b)), "; ".join(where), required, rows=len(after), where=at)
 

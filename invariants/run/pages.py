@@ -55,8 +55,8 @@ def index(rules: Iterable[Rule]) -> str:
     ]
     head = (
         "# The RUN family\n\nWhat must hold of any training run. FAIL: the spec or mathematics decides. WARN: a heuristic. "
-        "A rule of severity FAIL\nsays WARN where it only guesses. Which loops with a bug each rule catches: "
-        "`make bench-guards`. This folder is written by\n`make rules` from the records in `invariants/run/`.\n\n"
+        "A rule of severity FAIL\nsays WARN where it only guesses. Which loops with a bug each rule "
+        "catches: `make bench-guards`. This folder is written by\n`make rules` from the records in `invariants/run/`.\n\n"
         "| id | slug | states | severity | seen by | when |\n| --- | --- | --- | --- | --- | --- |\n"
     )
     return head + "\n".join(rows) + "\n"

@@ -9,8 +9,8 @@ RULE = Rule(
     slug="buffers",
     severity=Severity.FAIL,
     statement="buffers stay finite, and those of frozen modules stay as they are",
-    why="freezing by requires_grad does not stop the running statistics of a norm in train mode; a batch with NaN "
-    "spoils them for good",
+    why="freezing by requires_grad does not stop the running statistics of a norm in train mode; "
+    "a batch with NaN spoils them for good",
     quantity="buffers that drifted or are not finite",
     unit="buffers",
     form=Form.AT_MOST,

@@ -9,8 +9,8 @@ RULE = Rule(
     slug="softmax",
     severity=Severity.FAIL,
     statement="a loss that takes logits is given logits, and a loss that compares pairs is given pairs",
-    why="the cross-entropy of probabilities taken for logits cannot fall below ln(C - 1 + e) - 1: the model trains, "
-    "slowly and never well",
+    why="the cross-entropy of probabilities taken for logits cannot fall below ln(C - 1 + e) - 1: "
+    "the model trains, slowly and never well",
     quantity="losses fed with what they do not take",
     unit="losses",
     form=Form.AT_MOST,

@@ -235,9 +235,7 @@ class Checkpoints(Check):
         if loaded.own and step > self._first:
             _say(
                 loop, CHECKPOINT, step, WARN, "load_state_dict was given the model's own tensors, and changed nothing: a "
-                "state_dict() that is kept without a copy goes on training with the model", "own",
-                f"the memory of all {len(loaded.parameters)} parameters is that of the model",
-            )  # fmt: skip
+                "state_dict() that is kept without a copy goes on training with the model", "own")  # fmt: skip
             return
         if loaded.nothing:
             _say(
