@@ -90,6 +90,13 @@ class Spec(BaseModel):
             return "any" if given is True else (given,) if type(given) is int else given
         return (given,) if isinstance(given, str) else given
 
+    @field_validator("lr_range")
+    @classmethod
+    def _a_range(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and not given[0] <= given[1]:
+            raise ValueError(f"the lowest rate first: {given[0]:g} <= {given[1]:g} does not hold")
+        return given
+
     causal: bool | None = None
     """Whether no output at position t may depend on an input after t. None: guessed from targets shifted by one."""
     batch_independent: bool | None = None

@@ -35,7 +35,7 @@ from karat.invariants.runtime.watching.calls import Calls, Told
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks import every_check
 from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe, declare
-from karat.invariants.runtime.watching.heard import shielded, take_off
+from karat.invariants.runtime.watching.heard import take_off
 from karat.invariants.runtime.watching.interrupts import from_signal
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, unwrapped
@@ -53,6 +53,8 @@ _WATCHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.ref[Watch]] =
 
 
 def _speak(text: str) -> None:
+    if sys.stderr is None:
+        return  # print would take standard output
     print(text, file=sys.stderr)
 
 
@@ -188,9 +190,7 @@ class Watch:
             self._handles.append(
                 optimizer.register_step_pre_hook(shielded(self._hook(place, self._before_step), self._broke))
             )
-            self._handles.append(
-                optimizer.register_step_post_hook(shielded(self._hook(place, self._after_step), self._broke))
-            )
+            self._handles.append(optimizer.register_step_post_hook(shield.after(self._hook(place, self._after_step))))
             _WATCHED[optimizer] = weakref.ref(self)
         self._calls = Calls(self._loop.model, _told(weakref.ref(self), forwards))
         self._handles.append(self._calls)
@@ -266,9 +266,7 @@ class Watch:
             for check in self._before:
                 self._asked(check, "before_step", check.before_step, moment)
         if moment.index == 0:
-            self._declared.monitor.check(
-                Phase.BEFORE_STEP, moment.step, [probe(moment.step) for probe in self._declared.probes]
-            )
+            self._declared.monitor.check(Phase.BEFORE_STEP, moment.step, self._declared.readings(moment.step))
         self._loop.stop_if_strict()
 
     def _asked(self, check: Check, moment: str, method: Callable[..., None], *given: Any) -> None:
@@ -295,7 +293,7 @@ class Watch:
         transfer.bring()
         for check, error in transfer.failed:
             if check is None:
-                self._broke(error)
+                self._loop.unchecked.setdefault("numbers", f"some could not be read: {type(error).__name__}: {error}")
             else:
                 self._loop.broke(check, "reading numbers", error)
         transfer.failed = []

@@ -14,7 +14,7 @@ from karat.invariants.runtime.preflight.touched import opaque, package, trusted
 
 DEPTH = 4
 """How many containers deep attributes are kept: an optimizer's state is parameter -> name -> tensor."""
-MOST_BYTES = 1 << 32
+MOST_BYTES = 1 << 29
 """Of tensors and arrays that are copied, so that they can be put back."""
 MOST_MEMBERS = 1 << 20
 
@@ -116,8 +116,8 @@ class Walk:
 
     def _count(self, size: int) -> None:
         self._bytes += size
-        if self._bytes > MOST_BYTES:
-            self._refuse(f"its buffers and inputs are more than {MOST_BYTES >> 30} GiB, too much to be copied")
+        if self._bytes > MOST_BYTES and not self._parameters:
+            self._refuse(f"its buffers and inputs are more than {MOST_BYTES >> 20} MiB, too much to be copied")
 
     def _refuse(self, why: str) -> None:
         self.refusal = self.refusal or why

@@ -88,6 +88,11 @@ class Captured:
                 self._kept = None
                 kept.put_back()
 
+    def let_go(self) -> None:
+        """After its step: nothing of it is held, whoever still holds this."""
+        self.args, self.kwargs = (), {}
+        self.outputs, self.gradients, self.readings = {}, {}, {}
+
     def rewind(self) -> None:
         """Inside `undisturbed`: makes everything what it was at its start, so that a forward that counts its calls, or
         remembers the last one, does the same again."""

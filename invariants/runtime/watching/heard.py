@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from types import FrameType
@@ -61,24 +62,49 @@ def harmless(loop: Loop, check: Check, function: Callable[..., None]) -> Callabl
     return hook
 
 
-def shielded(hook: Callable[..., Any], broke: Callable[[Exception], None]) -> Callable[..., Any]:
-    """A hook of optimizer.step: what the guards' own frame raises ends the guards, and the step goes on. While the step is
-    compiled it is left out: compiled code has none of it."""
+class Shield:
+    """Around the hooks of one optimizer.step: what the guards' own frame raises ends the guards, and the step goes on; so
+    does a step that several threads take at once. While the step is compiled the hooks are left out: compiled code has
+    none of them."""
 
-    def step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return None
+    def __init__(self, broke: Callable[[Exception], None]) -> None:
+        self._broke, self._thread = broke, 0
+
+    def before(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """The hook before the step."""
+
+        def step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return None
+            thread = threading.get_ident()
+            if self._thread and self._thread != thread:
+                self._broke(RuntimeError("optimizer.step is called by several threads at once"))
+            self._thread = thread
+            return self._safely(hook, optimizer, args, kwargs)
+
+        return step
+
+    def after(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """The hook after it."""
+
+        def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            if torch.compiler.is_compiling():
+                return
+            self._thread = 0
+            self._safely(hook, optimizer, args, kwargs)
+
+        return stepped
+
+    def _safely(self, hook: Callable[..., Any], *given: Any) -> Any:
         try:
-            return hook(optimizer, args, kwargs)
+            return hook(*given)
         except Stopped:
             raise
         except Exception as error:
             if from_signal(error):
                 raise
-            broke(error)
+            self._broke(error)
             return None
-
-    return step
 
 
 def take_off(handle: Any) -> None:

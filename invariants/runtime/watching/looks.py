@@ -219,7 +219,7 @@ def drops(replay: Replay, functions: Functions) -> Outcome:
         try:
             outcome = modes.look_at_dropout(replay)
         except NotRun as reason:
-            why = reason
+            why = str(reason)  # an exception that is kept holds this frame, and with it the batch
             replay.forward(training=True)
     high = [p for p in functions.rates if MOST_DROPPED < p < 1]
     if high and not isinstance(outcome, list):
@@ -228,7 +228,7 @@ def drops(replay: Replay, functions: Functions) -> Outcome:
             modes.DROPOUT.warn(message, evidence=f"{len(high)} of {len(functions.rates)} calls above {MOST_DROPPED}")
         ]
     if outcome is None:
-        raise why
+        raise NotRun(why)
     return outcome
 
 

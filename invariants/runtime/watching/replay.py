@@ -16,6 +16,7 @@ from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.probed import Call
 from karat.invariants.runtime.preflight.trees import Path
 from karat.invariants.runtime.watching.captured import Captured
+from karat.invariants.runtime.watching.interrupts import from_signal
 
 MOST_JITTERED = 1 << 24
 """Parameters, in elements, that are moved and put back by the probes; a larger model is probed as it is."""
@@ -65,7 +66,9 @@ class Replay:
             return self.captured.again(given, training=training, seed=seed)
         try:
             return self.captured.again(given, training=training, seed=seed, autocast=False)
-        except Exception:
+        except Exception as error:
+            if from_signal(error):
+                raise
             self._autocast = True
             self.captured.rewind()
             return self.captured.again(given, training=training, seed=seed)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST_HELD = 64
+"""Things that a callback holds that are looked at for the check that asked."""
 Answered = Callable[[list[float]], None]
 
 
@@ -52,12 +54,16 @@ class Transfer:
 
 def asker(answered: Answered) -> Any:
     """The check that asked, by its callback; None where that does not tell."""
-    if isinstance(answered, partial):
-        held = [*answered.args, answered.func]
-    else:
-        held = [cell.cell_contents for cell in getattr(answered, "__closure__", None) or ()]
-    owners = [getattr(answered, "__self__", None), *held, *(getattr(part, "__self__", None) for part in held)]
-    return next((owner for owner in owners if hasattr(owner, "before_step")), None)
+    waiting: list[Any] = [answered]
+    for found in waiting:
+        if hasattr(found, "before_step"):
+            return found
+        if len(waiting) < MOST_HELD:
+            inside = found.args if isinstance(found, partial) else ()
+            cells = [cell.cell_contents for cell in getattr(found, "__closure__", None) or ()]
+            owner = getattr(found, "__self__", None), getattr(found, "func", None)
+            waiting += [part for part in (*owner, *inside, *cells) if part is not None and not isinstance(part, Tensor)]
+    return None
 
 
 def numbers_of(tensors: list[Tensor]) -> list[float]:

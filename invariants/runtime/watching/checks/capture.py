@@ -43,6 +43,7 @@ class Capture(Check):
     def after_step(self, loop: Loop, moment: Moment) -> None:
         if loop.captured is not None:
             self.drop()
+            loop.captured.let_go()
             loop.captured = None
 
     def drop(self) -> None:

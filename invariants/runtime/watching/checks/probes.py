@@ -25,6 +25,7 @@ from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
+from karat.invariants.runtime.watching.interrupts import from_signal
 from karat.invariants.runtime.watching.looks import (
     causal,
     copies,
@@ -114,6 +115,8 @@ class Probes(Check):
             self._reasons.setdefault(rule.id, str(reason))
             return
         except Exception as error:
+            if from_signal(error):
+                raise
             text = (str(error).strip().splitlines() or [""])[0]
             self._reasons.setdefault(rule.id, f"a replay raised {type(error).__name__}: {text}")
             return
