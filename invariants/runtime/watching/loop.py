@@ -28,6 +28,9 @@ MOST_KEPT = 1000
 """Violations that are kept; the ledger has them all."""
 DENSE = 3
 """First steps, in which everything is looked at."""
+LIGHT = 8
+"""The first power of two at which the outputs are looked at, which takes a few passes over them."""
+OUTPUTS_ARE_LOOKED_AT = f"first steps, steps {LIGHT}, {2 * LIGHT}, {4 * LIGHT} and on in powers of two, every K"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,14 @@ class Loop:
         self.suppressed: list[Violation] = []
         self.unchecked: dict[str, str] = {}
         self.tallies: dict[str, Tally] = {}
-        self.seconds: dict[str, float] = {}
         self.fingerprint: dict[str, str] = {}
         """What the run started from: the weights, the first batch. RUN-45 compares runs by it."""
         self.began = time.perf_counter()
         self.off_duty: set[int] = set()
+        self.resting: set[tuple[int, str]] = set()
+        """Checks, by id, that have nothing to do at a moment for the rest of the run."""
+        self.duties = 0
+        """How often a check went off duty or to rest."""
         self._said: dict[tuple[str, str], int] = {}
         self._stop: Violation | None = None
         self.renamed = 0
@@ -105,6 +111,10 @@ class Loop:
     def dense(self, step: int) -> bool:
         """Whether everything is looked at in this step: in the first few, and every K."""
         return step - self.first < DENSE or step % self.every == 0
+
+    def looked(self, step: int) -> bool:
+        """Whether the outputs are looked at in this step: in the first few, at the powers of two from LIGHT on, every K."""
+        return self.dense(step) or (step >= LIGHT and step & (step - 1) == 0)
 
     # -- what checks say ----------------------------------------------------------------------------------------------
 
@@ -179,6 +189,12 @@ class Loop:
     def off(self, check: Check) -> None:
         """Takes a check off duty."""
         self.off_duty.add(id(check))
+        self.duties += 1
+
+    def rest(self, check: Check, *moments: str) -> None:
+        """Asks a check no more at some moments: it has nothing to do there for the rest of the run."""
+        self.resting.update((id(check), moment) for moment in moments)
+        self.duties += 1
 
 
 def spoken(v: Violation) -> str:
