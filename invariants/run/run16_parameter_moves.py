@@ -14,7 +14,7 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="first steps and every K: all; else whether each was written to, up to 32 a step, and one sampled at every fourth",
+    when="first steps and every K: all; else whether each was written to, up to 32 a step, and one sampled at every eighth",
     limits=(
         "whether a move is the right one",
         "steps with a closure",

@@ -271,9 +271,9 @@ class Watch:
         loop = self._loop
         if self._cost.timed:
             for call in calls:
-                began = time.perf_counter()
+                began = time.thread_time()
                 self._asked(call, *given)
-                self._cost.take(type(call.__self__).__name__, time.perf_counter() - began)  # type: ignore[attr-defined]
+                self._cost.take(type(call.__self__).__name__, time.thread_time() - began)  # type: ignore[attr-defined]
         else:
             left = iter(calls)
             call = None

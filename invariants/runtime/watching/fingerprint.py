@@ -12,7 +12,7 @@ from torch import Tensor
 
 from karat.invariants.runtime.watching.naming import local
 
-NUMBERS = 1024
+NUMBERS = 512
 """Elements of a batch that are looked at."""
 OF_WEIGHTS = 64
 """Elements of each parameter that are looked at."""

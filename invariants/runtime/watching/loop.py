@@ -130,7 +130,10 @@ class Loop:
 
     def held_for(self, rule: Rule, step: int, margin: float = 0.0) -> None:
         """Counts one judgement that held."""
-        self.tallies[rule.id].take(margin, step)
+        tally = self.tallies[rule.id]
+        tally.checks += 1
+        if margin < tally.worst_margin:
+            tally.worst_margin, tally.worst_step = margin, step
 
     def found(
         self,

@@ -1,9 +1,10 @@
 """The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
 
-Small models are looked at whole, every step. Of larger ones at most MOST_NUMBERS elements and A_TURN gradients are
-looked at in a step, in turn, so that each is looked at every `turns` steps, and with them the first small one every step:
-what is not finite spreads upstream in a backward. In the first steps, every K, and when a limit on the whole norm was
-declared, all of them are.
+Small models are looked at whole, every step. Of larger ones a quarter, but at least LEAST_NUMBERS and at most MOST_NUMBERS
+elements, of A_TURN gradients are looked at in a step, in turn, and with them every step the first small one, for what is
+not finite spreads upstream in a backward, and the smallest. A turn lasts two steps, so that a gradient is seen beside the
+one that was applied before it. In the first steps, every K, and when a limit on the whole norm was declared, all of them
+are looked at.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from karat.invariants.runtime.watching.naming import local, plain
 
-MOST_NUMBERS = 1 << 19
-"""Elements a step: 2 MiB of float32, about 0.1 ms on one core."""
+LEAST_NUMBERS, MOST_NUMBERS = 1 << 16, 1 << 19
+"""Elements a step, at least and at most: 256 KiB of float32, about 10 us on one core, and eight times as many."""
 MOST_TENSORS = 32
 """Gradients of a small model: about 2.5 us each on a CPU."""
 A_TURN = 16
@@ -30,36 +31,38 @@ class Turns:
     always the first small one."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        self.whole = len(sizes) <= MOST_TENSORS and sum(sizes) <= MOST_NUMBERS
+        self.most = min(max(sum(sizes) // 4, LEAST_NUMBERS), MOST_NUMBERS)
+        self.whole = len(sizes) <= MOST_TENSORS and sum(sizes) <= LEAST_NUMBERS
         first = next((place for place, size in enumerate(sizes) if size <= SMALL), None)
+        least = min(range(len(sizes)), key=lambda place: sizes[place] or SMALL, default=None)
         self.runs: list[list[int]] = [[]]
         numbers = 0
         for place, size in enumerate(sizes):
-            if self.runs[-1] and (numbers + size > MOST_NUMBERS or len(self.runs[-1]) >= A_TURN - 1):
+            if self.runs[-1] and (numbers + size > self.most or len(self.runs[-1]) >= A_TURN - 1):
                 self.runs.append([])
                 numbers = 0
             self.runs[-1].append(place)
             numbers += size
         if self.whole:
             self.runs = [list(range(len(sizes)))]
-        elif first is not None:
-            self.runs = [run if first in run else [first, *run] for run in self.runs]
+        elif first is not None and least is not None:
+            self.runs = [list(dict.fromkeys([first, least, *run])) for run in self.runs]
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def due(self, step: int) -> list[int]:
         """The places that are looked at in a step."""
-        return self.runs[step % len(self.runs)]
+        return self.runs[step // 2 % len(self.runs)]
 
 
-def part(tensor: Tensor, step: int) -> Tensor:
+def part(tensor: Tensor, step: int, most: int) -> Tensor:
     """A tensor, or of one that is too large the run of elements whose turn it is."""
-    if tensor.numel() <= MOST_NUMBERS or not tensor.is_contiguous():
+    if tensor.numel() <= most or not tensor.is_contiguous():
         return tensor
-    count = math.ceil(tensor.numel() / MOST_NUMBERS)
-    start = (step % count) * MOST_NUMBERS
-    return tensor.view(-1)[start : start + MOST_NUMBERS]
+    count = math.ceil(tensor.numel() / most)
+    start = (step // 2 % count) * most
+    return tensor.view(-1)[start : start + most]
 
 
 def norms(tensors: list[Tensor]) -> list[Tensor]:

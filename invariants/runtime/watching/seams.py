@@ -60,6 +60,11 @@ class Seams:
             self._handles.append(module.register_forward_pre_hook(self._taken(name), with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._gave(name)))
 
+    @property
+    def attached(self) -> bool:
+        """Whether hooks are on."""
+        return bool(self._handles)
+
     def found(self) -> list[Seam]:
         """Of this step."""
         return list(self._seams)

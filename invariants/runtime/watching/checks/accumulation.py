@@ -102,7 +102,10 @@ class Accumulation(Check):
 
     def _cleared(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
         """All but the last of several backward passes were cleared away, and nothing moved between them."""
-        lost = counter.anew > 1 and counter.anew == counter.backwards == moment.forwards and not counter.moved
+        if counter.anew < 2:
+            groups.cleared = 0
+            return
+        lost = counter.anew == counter.backwards == moment.forwards and not counter.moved
         groups.cleared = groups.cleared + 1 if lost and not loop.attached.scalers else 0
         if groups.cleared == CONFIRMED:
             loop.found(

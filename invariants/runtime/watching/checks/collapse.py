@@ -8,8 +8,7 @@ from typing import Any
 
 from karat.invariants.run.run36_collapse import RULE as COLLAPSE
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.losses import LIGHT
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import LIGHT, OUTPUTS_ARE_LOOKED_AT, Loop
 from karat.invariants.runtime.watching.outputs import certain, differ, spread_of
 
 EARLY = 3
@@ -22,7 +21,7 @@ FIRST_ENTROPIES = 10
 
 class Collapse(Check):
     rules = (COLLAPSE,)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
 
     def __init__(self) -> None:
         self._entropies: dict[str, list[float]] = {}

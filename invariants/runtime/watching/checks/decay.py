@@ -51,7 +51,10 @@ class Decay(Check):
         step, own, moved = moment.step, moment.index, False
         if moment.rates == self._last.get(own):
             loop.held_for(DECAY, step)
-            self._warmup(loop, moment)
+            if loop.spec.total_steps is None and loop.spec.schedule is None:
+                loop.held_for(WARMUP, step)
+            else:
+                self._warmup(loop, moment)
             return
         self._last[own] = moment.rates
         for place, rate in enumerate(moment.rates):

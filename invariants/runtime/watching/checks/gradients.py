@@ -31,21 +31,21 @@ class Gradients(Check):
             if len(due) < len(held):
                 moment.missing = [i for i in range(len(held)) if i not in grads]
         else:
-            due, seen = self._in_turn(held, turns.due(moment.step), moment)
+            due, seen = self._in_turn(held, turns, moment)
         if due:
             reduce = norms_of_uniform if self._uniform[moment.index] else norms
             loop.transfer.ask(reduce(seen), lambda numbers: moment.norms.update(zip(due, numbers, strict=True)))
 
-    def _in_turn(self, held: Sequence[Held], places: list[int], moment: Moment) -> tuple[list[int], list[Tensor]]:
+    def _in_turn(self, held: Sequence[Held], turns: Turns, moment: Moment) -> tuple[list[int], list[Tensor]]:
         due: list[int] = []
         seen: list[Tensor] = []
-        for i in places:
+        for i in turns.due(moment.step):
             grad = held[i].parameter.grad
             if grad is None:
                 moment.missing.append(i)
             else:
                 due.append(i)
-                seen.append(part(grad, moment.step))
+                seen.append(part(grad, moment.step, turns.most))
         return due, seen
 
     def _prepare(self, loop: Loop) -> None:

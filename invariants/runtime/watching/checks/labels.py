@@ -13,8 +13,7 @@ from karat.invariants.run.run39_targets import RULE as TARGETS
 from karat.invariants.run.run40_padding import RULE as PADDING
 from karat.invariants.run.run41_labels import RULE as LABELS
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.losses import light
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
 from karat.invariants.runtime.watching.reading import Reading
 from karat.invariants.runtime.watching.tokens import counted_padding, relation, token_inputs, trailing
 
@@ -35,7 +34,7 @@ SHIFTED = {
 
 class Labels(Check):
     rules = (TARGETS, PADDING, LABELS)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None
@@ -73,7 +72,7 @@ class Labels(Check):
         targets, inputs = logged.get("targets"), logged.get("inputs")
         if self._known or not isinstance(targets, Tensor) or not _whole(targets):
             return
-        if not (loop.dense(loop.step) or light(loop.step)):
+        if not loop.looked(loop.step):
             return
         counts = (targets != loop.spec.ignore_index) & (targets >= 0)
         classes = loop.spec.classes

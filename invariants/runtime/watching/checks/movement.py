@@ -1,7 +1,7 @@
 """RUN-16, RUN-33, RUN-54: a step moves what has a gradient, by more than rounding and less than the weights themselves.
 
 Whether a parameter was written to is told by the counter that tensors keep of writes in place, which costs nothing to
-read. Values are compared on samples: of all parameters in the first steps and every K, else of one at every fourth step,
+read. Values are compared on samples: of all parameters in the first steps and every K, else of one at every eighth step,
 and of those that the counter says were passed over.
 """
 
@@ -34,7 +34,7 @@ from karat.invariants.runtime.watching.sampling import (
 
 MOST_READ = 32
 """Parameters whose counters are read in a step."""
-APART = 4
+APART = 8
 """Steps between two samples of a parameter in turn."""
 MOST_KEPT = 8
 """Parameters of which a few elements are kept from one step to the next."""
@@ -79,18 +79,17 @@ class Movement(Check):
             followed.left = None
             return
         step = moment.step
-        self._between(loop, followed, step)
+        if followed.left is not None:
+            self._between(loop, followed, step)
         dense = loop.dense(step)
         places = followed.places
         looked = followed.looked = window(len(places), MOST_READ, step)
-        followed.before = versions([held[places[n]].parameter for n in looked])
+        followed.before = versions(followed.parameters(looked))
         if dense:
-            due = places
-        else:
+            self._take(followed, moment, places)
+        elif followed.urgent or (step % APART == 0 and places):
             due = [places[step // APART % len(places)]] if step % APART == 0 and places else []
-            due = [*due, *followed.urgent]
-        if due:
-            self._take(followed, moment, due)
+            self._take(followed, moment, [*due, *followed.urgent])
 
     def _take(self, followed: Followed, moment: Moment, due: list[int]) -> None:
         """Samples of parameters and of their gradients before the step."""
@@ -119,8 +118,8 @@ class Movement(Check):
             loop.rename()
         if followed is None or moment.closure:
             return
-        held, places = followed.held, followed.places
-        now = versions([held[places[n]].parameter for n in followed.looked])
+        places = followed.places
+        now = versions(followed.parameters(followed.looked))
         if not any(map(eq, followed.before, now)):
             followed.wrote = True
         elif followed.counters:
@@ -254,7 +253,7 @@ class Movement(Check):
             return
         looked, counts, ends, kept = left
         places = followed.places
-        now = versions([followed.held[places[n]].parameter for n in looked])
+        now = versions(followed.parameters(looked))
         if now == counts:
             return
         touched = [places[n] for n, a, b in zip(looked, counts, now, strict=True) if a != b]

@@ -41,8 +41,9 @@ class Overflow(Check):
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        half = isinstance(output, Tensor) and output.dtype is torch.float16
-        if not half and isinstance(output, Tensor) and not _autocast():
+        plain = isinstance(output, Tensor)
+        half = plain and output.dtype is torch.float16
+        if plain and not half and not _autocast():
             return
         if not half and (torch.float16 not in [dtype for _, dtype in autocast_now()]):
             return

@@ -57,6 +57,7 @@ class Rates(Check):
     ) -> None:
         if not self._looked:
             self._find(loop)
+        loop.rest(self, "forward")
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if not self._looked:

@@ -79,6 +79,8 @@ class Reach(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._seams.renew(loop)
+        if not self._seams.attached:
+            loop.rest(self, "after_step")
 
     def drop(self) -> None:
         self._seen = {}

@@ -37,6 +37,9 @@ class Ties(Check):
     def look(self, loop: Loop, moment: Moment) -> None:
         if self._ties is None:
             self._begin(loop, moment.step)
+        loop.rest(self, "look")
+        if not self._ties:
+            loop.rest(self, "before_step")
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         ties = self._ties or []
