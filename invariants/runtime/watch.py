@@ -188,8 +188,19 @@ class Watch:
         """Lists what is to be asked at each moment: anew when a check went off duty, or rests at one."""
         self._duties = self._loop.duties
         self._forward_calls, self._log_calls = self._on_duty("forward"), self._on_duty("log")
-        self._look_calls, self._before_calls = self._on_duty("look"), self._on_duty("before_step")
-        self._after_calls = self._on_duty("after_step")
+        self._calls: dict[tuple[str, bool, bool], list[Callable[..., None]]] = {}
+
+    def _of(self, moment: str, between: bool) -> list[Callable[..., None]]:
+        """What is to be asked at a moment of a step. between: without the checks that are spaced."""
+        key = moment, between, self._loop.captured is not None
+        found = self._calls.get(key)
+        if found is None:
+            calls = [(call, call.__self__) for call in self._on_duty(moment)]  # type: ignore[attr-defined]
+            found = self._calls[key] = [
+                call for call, check in calls
+                if not (between and check.spaced) and (key[2] or not check.of_forward)
+            ]  # fmt: skip
+        return found
 
     def _forwarded(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         began = time.perf_counter()
@@ -242,7 +253,7 @@ class Watch:
         try:
             if moment.closure:  # the optimizer never called it
                 self._judge(moment)
-            self._ask(self._after_calls, moment)
+            self._ask(self._of("after_step", loop.between(moment.step)), moment)
         finally:
             self._last = time.perf_counter()
             self._cost.add(self._last - began)
@@ -257,9 +268,10 @@ class Watch:
         loop = self._loop
         moment.forwards = loop.forwards - self._forwards[moment.index]
         with torch.no_grad():
-            self._ask(self._look_calls, moment)
+            between = loop.between(moment.step)
+            self._ask(self._of("look", between), moment)
             loop.transfer.bring()
-            self._ask(self._before_calls, moment)
+            self._ask(self._of("before_step", between), moment)
         if self._declared.probes and moment.index == 0:
             self._declared.monitor.check(
                 Phase.BEFORE_STEP, moment.step, [probe(moment.step) for probe in self._declared.probes]
@@ -349,7 +361,7 @@ class Watch:
         if self._loop.ledger is not None:
             self._loop.ledger.close()
         self._checks = []
-        self._forward_calls, self._log_calls, self._look_calls, self._before_calls, self._after_calls = [], [], [], [], []
+        self._forward_calls, self._log_calls, self._calls = [], [], {}
         self._moments = {}
         self._declared = Declared(self._declared.monitor, (), self._declared.not_checked)
         self._loop.forget()

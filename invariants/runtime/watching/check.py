@@ -66,6 +66,10 @@ class Check:
 
     rules: tuple[Rule, ...] = ()
     interval: str = "every step"
+    of_forward: bool = False
+    """Asked before a step only where its forward was kept: it has nothing to look at in others."""
+    spaced: bool = False
+    """Asked around every step at the start, and around every fourth from the 64th on; see `Loop.spaced`."""
 
     def start(self, loop: Loop) -> None:
         """When attached. `loop.not_checked(rule, why)` says what cannot be decided here; `loop.off(self)` ends it."""

@@ -30,6 +30,9 @@ DENSE = 3
 """First steps, in which everything is looked at."""
 LIGHT = 8
 """The first power of two at which the outputs are looked at, which takes a few passes over them."""
+SETTLED, APART = 64, 4
+"""From this step on the checks that are `spaced` are asked at every fourth."""
+SPACED = f"every step, from step {SETTLED} on every {APART}th"
 OUTPUTS_ARE_LOOKED_AT = f"first steps, steps {LIGHT}, {2 * LIGHT}, {4 * LIGHT} and on in powers of two, every K"
 
 
@@ -40,6 +43,11 @@ class Held:
     name: str
     parameter: Tensor
     group: int
+
+
+def turn(step: int) -> int:
+    """Counts the steps in which checks that are `spaced` are asked."""
+    return step if step < SETTLED else SETTLED + (step - SETTLED) // APART
 
 
 class Loop:
@@ -115,6 +123,10 @@ class Loop:
     def looked(self, step: int) -> bool:
         """Whether the outputs are looked at in this step: in the first few, at the powers of two from LIGHT on, every K."""
         return self.dense(step) or (step >= LIGHT and step & (step - 1) == 0)
+
+    def between(self, step: int) -> bool:
+        """Whether the checks that are `spaced` are left out in this step."""
+        return step >= SETTLED and step % APART != 0 and not self.looked(step)
 
     # -- what checks say ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 class Autocast(Check):
     rules = (RULE,)
     interval = "once"
+    of_forward = True
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured

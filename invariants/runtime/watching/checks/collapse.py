@@ -22,6 +22,7 @@ FIRST_ENTROPIES = 10
 class Collapse(Check):
     rules = (COLLAPSE,)
     interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._entropies: dict[str, list[float]] = {}

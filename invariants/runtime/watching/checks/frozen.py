@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from karat.invariants.run.run17_frozen import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import Held, Loop
+from karat.invariants.runtime.watching.loop import SPACED, Held, Loop, turn
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.sampling import fit, rate_of, sharded, spread, window
 
@@ -46,6 +46,8 @@ class Kept:
 
 class Frozen(Check):
     rules = (RULE,)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._kept: list[Kept] | None = None
@@ -82,7 +84,7 @@ class Frozen(Check):
 
     def _scan(self, loop: Loop, moment: Moment, when: str, step: int) -> None:
         kept = self._kept or []
-        looked = range(len(kept)) if loop.dense(step) else window(len(kept), MOST_READ, step)
+        looked = range(len(kept)) if loop.dense(step) else window(len(kept), MOST_READ, turn(step))
         written = [kept[n] for n in looked if kept[n].parameter._version != kept[n].version]
         if loop.dense(step) and when == "step":
             written = kept
@@ -128,7 +130,7 @@ class Frozen(Check):
         if self._all.get(moment.index) is held and all(map(_asks, held)):
             return
         found = []
-        for n in range(len(held)) if loop.dense(step) else window(len(held), MOST_READ, step):
+        for n in range(len(held)) if loop.dense(step) else window(len(held), MOST_READ, turn(step)):
             if held[n].parameter.requires_grad:
                 trained[n] = True
             elif trained[n] and n in moment.grads:

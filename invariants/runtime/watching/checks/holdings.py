@@ -15,12 +15,14 @@ from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
 from karat.invariants.runtime.watching.holdings import Mark, Places, holds, ids_held, others_hold, unregistered
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
 from karat.invariants.runtime.watching.naming import some
 
 
 class Holdings(Check):
     rules = (RULE,)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._places: Places | None = None
@@ -43,7 +45,7 @@ class Holdings(Check):
 
     def look(self, loop: Loop, moment: Moment) -> None:
         places = self._places
-        if places is None or places.changed(moment.step) or not holds(moment.optimizer, self._held[moment.index]):
+        if places is None or places.changed(turn(moment.step)) or not holds(moment.optimizer, self._held[moment.index]):
             self._before.update(loop.names)
             loop.rename()
             moment.held = loop.held[moment.index]

@@ -35,6 +35,7 @@ SHIFTED = {
 class Labels(Check):
     rules = (TARGETS, PADDING, LABELS)
     interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None

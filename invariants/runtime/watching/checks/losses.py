@@ -32,6 +32,7 @@ MOST_OUTPUTS = 4
 class Losses(Check):
     rules = (FIRST_LOSS, SOFTMAX, REDUCTION, ACCUMULATION)
     interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._versions: dict[Any, int] = {}
@@ -219,8 +220,6 @@ class Losses(Check):
         if self._open:
             self._weights.end()
             self._open = False
-        if loop.looked(moment.step + 1):
-            loop.capture_next = True
 
     def finish(self, loop: Loop) -> None:
         undeclared = "" if loop.spec.accumulation else "accumulation is not declared: Spec(accumulation=…)"

@@ -36,7 +36,7 @@ MOST_READ = 32
 """Parameters whose counters are read in a step."""
 APART = 8
 """Steps between two samples of a parameter in turn."""
-MOST_KEPT = 8
+MOST_KEPT = 4
 """Parameters of which a few elements are kept from one step to the next."""
 PATIENCE = {True: 2, False: 8}
 """Looks in a row at which a parameter stands still: of torch's own optimizers, of others, which may collect steps."""

@@ -32,6 +32,7 @@ TENSORS = 4
 
 class Overflow(Check):
     rules = (RULE,)
+    interval = "every forward in float16; parameters and gradients in the first steps and every K"
 
     def __init__(self) -> None:
         self._seen: list[tuple[str, float, float]] = []

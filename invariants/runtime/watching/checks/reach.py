@@ -16,7 +16,7 @@ from karat.invariants.run.run34_straight_through import RULE as THROUGH
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
-from karat.invariants.runtime.watching.loop import DENSE, Held, Loop
+from karat.invariants.runtime.watching.loop import DENSE, SPACED, Held, Loop
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.probing import Probe
 from karat.invariants.runtime.watching.seams import Seams
@@ -38,6 +38,8 @@ ALL_ZERO = 3
 
 class Reach(Check):
     rules = (REACH, THROUGH)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._seen: dict[int, Seen] = {}
