@@ -14,7 +14,7 @@ RULE = Rule(
     unit="losses",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first steps, steps 8, 16, 32 and on in powers of two, every K",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "read off the gradient at the outputs of the model",
         "a softmax or sigmoid that the loop applies itself is seen by preflight alone",

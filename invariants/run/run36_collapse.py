@@ -14,7 +14,7 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="first steps, steps 8, 16, 32 and on in powers of two, every K",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "seen in steps that are looked at",
         "the first 8 steps count only after outputs differed",

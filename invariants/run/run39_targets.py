@@ -14,7 +14,7 @@ RULE = Rule(
     unit="positions",
     form=Form.WITHIN,
     seen_by=("watch",),
-    when="first steps, steps 8, 16, 32 and on in powers of two, every K",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "FAIL where the model is declared causal and the targets are its inputs themselves",
         "tokens in and cross-entropy of class indices out, or both logged",

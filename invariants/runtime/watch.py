@@ -258,7 +258,7 @@ class Watch:
             self._last = time.perf_counter()
             self._cost.add(self._last - began)
         self._steps[place] += 1
-        self._forwards[place] = loop.forwards
+        self._forwards[place] = loop.applied = loop.forwards
         if self._steps[place] > loop.step:
             loop.step = self._steps[place]
             self._cost.turn(loop.step - loop.first, loop.looked(loop.step))
@@ -267,11 +267,15 @@ class Watch:
     def _judge(self, moment: Moment) -> None:
         loop = self._loop
         moment.forwards = loop.forwards - self._forwards[moment.index]
-        with torch.no_grad():
-            between = loop.between(moment.step)
+        between = loop.between(moment.step)
+        graph = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)  # as no_grad, which is an object more in every step
+        try:
             self._ask(self._of("look", between), moment)
             loop.transfer.bring()
             self._ask(self._of("before_step", between), moment)
+        finally:
+            torch._C._set_grad_enabled(graph)
         if self._declared.probes and moment.index == 0:
             self._declared.monitor.check(
                 Phase.BEFORE_STEP, moment.step, [probe(moment.step) for probe in self._declared.probes]

@@ -24,6 +24,8 @@ class Followed:
     few: dict[int, Tensor] = field(default_factory=dict)
     parts: dict[range, list[Tensor]] = field(default_factory=dict)
     """A run of `places` -> the parameters there."""
+    apart: int = 1
+    """Steps between two samples."""
     counters: bool = True
     """Whether the optimizer writes in a way that counters see."""
     wrote: bool = False

@@ -28,12 +28,12 @@ MOST_KEPT = 1000
 """Violations that are kept; the ledger has them all."""
 DENSE = 3
 """First steps, in which everything is looked at."""
-LIGHT = 8
-"""The first power of two at which the outputs are looked at, which takes a few passes over them."""
 SETTLED, APART = 64, 4
 """From this step on the checks that are `spaced` are asked at every fourth."""
 SPACED = f"every step, from step {SETTLED} on every {APART}th"
-OUTPUTS_ARE_LOOKED_AT = f"first steps, steps {LIGHT}, {2 * LIGHT}, {4 * LIGHT} and on in powers of two, every K"
+LIGHT = 8
+"""Until SETTLED the outputs are looked at in every so many steps, which takes a few passes over them."""
+OUTPUTS_ARE_LOOKED_AT = f"first steps, every {LIGHT}th to step {SETTLED}, then at powers of two, every K"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,10 @@ class Loop:
         self.early = False
         """Whether the run ended before its declared total: on purpose, or by an exception of the loop's own."""
         self.forwards = 0
+        self.applied = 0
+        """How many forwards there had been when the last step was taken."""
+        self.always: dict[int, list[int]] = {}
+        """Of each optimizer the indices of gradients whose norms are read at every step; see checks/freshness.py."""
         self.captured: Captured | None = None
         """The forward of this step, in the steps in which it is kept; see capture.py."""
         self.capture_next = True
@@ -104,7 +108,7 @@ class Loop:
     def forget(self) -> None:
         """Lets go of the model, the optimizers and all tensors."""
         self.model, self.optimizers, self.held = nn.Module(), (), []
-        self.parameters, self.names = {}, {}
+        self.parameters, self.names, self.always = {}, {}, {}
         self.scheduler = self.scaler = self.ema = None
         self.replicas = ()
         self.attached = Attached()
@@ -121,8 +125,8 @@ class Loop:
         return step - self.first < DENSE or step % self.every == 0
 
     def looked(self, step: int) -> bool:
-        """Whether the outputs are looked at in this step: in the first few, at the powers of two from LIGHT on, every K."""
-        return self.dense(step) or (step >= LIGHT and step & (step - 1) == 0)
+        """Whether the outputs are looked at in this step: in the first few, every 8th to 64, at powers of two, every K."""
+        return (step % LIGHT == 0 and (step <= SETTLED or step & (step - 1) == 0)) or self.dense(step)
 
     def between(self, step: int) -> bool:
         """Whether the checks that are `spaced` are left out in this step."""
@@ -204,6 +208,11 @@ class Loop:
     def off(self, check: Check) -> None:
         """Takes a check off duty."""
         self.off_duty.add(id(check))
+        self.duties += 1
+
+    def wake(self, check: Check, *moments: str) -> None:
+        """Asks a check again that rested."""
+        self.resting.difference_update((id(check), moment) for moment in moments)
         self.duties += 1
 
     def rest(self, check: Check, *moments: str) -> None:

@@ -1,10 +1,9 @@
 """The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
 
 Small models are looked at whole, every step. Of larger ones an eighth, but at least LEAST_NUMBERS and at most MOST_NUMBERS
-elements, of A_TURN gradients are looked at in a step, in turn, and with them every step the first small one, for what is
-not finite spreads upstream in a backward, and the smallest. A turn lasts two steps, so that a gradient is seen beside the
-one that was applied before it. In the first steps, every K, and when a limit on the whole norm was declared, all of them
-are looked at.
+elements, of A_TURN gradients are looked at in a step, in turn. From step SETTLED on that is done in every fourth step, and
+between them a few are looked at: the first small one, for what is not finite spreads upstream in a backward, and those
+that RUN-11 follows. In the first steps, every K, and when a limit on the whole norm was declared, all of them are.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from karat.invariants.runtime.watching.loop import turn
 from karat.invariants.runtime.watching.naming import local, plain
 
 LEAST_NUMBERS, MOST_NUMBERS = 1 << 14, 1 << 19
@@ -33,8 +33,8 @@ class Turns:
     def __init__(self, sizes: Sequence[int]) -> None:
         self.most = min(max(sum(sizes) // 8, LEAST_NUMBERS), MOST_NUMBERS)
         self.whole = len(sizes) <= MOST_TENSORS and sum(sizes) <= LEAST_NUMBERS
-        first = next((place for place, size in enumerate(sizes) if size <= SMALL), None)
-        least = min(range(len(sizes)), key=lambda place: sizes[place] or SMALL, default=None)
+        first = next((place for place, size in enumerate(sizes) if 0 < size <= SMALL), None)
+        self.first = [] if first is None else [first]
         self.runs: list[list[int]] = [[]]
         numbers = 0
         for place, size in enumerate(sizes):
@@ -45,18 +45,13 @@ class Turns:
             numbers += size
         if self.whole:
             self.runs = [list(range(len(sizes)))]
-        elif first is not None and least is not None:
-            self.runs = [list(dict.fromkeys([first, least, *run])) for run in self.runs]
-
-        if len(self.runs) % 2 == 0:  # so that those who look at every fourth step meet all of them
-            self.runs.append(self.runs[0])
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def due(self, step: int) -> list[int]:
         """The places that are looked at in a step."""
-        return self.runs[step // 2 % len(self.runs)]
+        return self.runs[turn(step) % len(self.runs)]
 
 
 def part(tensor: Tensor, step: int, most: int) -> Tensor:
@@ -64,7 +59,7 @@ def part(tensor: Tensor, step: int, most: int) -> Tensor:
     if tensor.numel() <= most or not tensor.is_contiguous():
         return tensor
     count = math.ceil(tensor.numel() / most)
-    start = (step // 2 % count) * most
+    start = (turn(step) % count) * most
     return tensor.view(-1)[start : start + most]
 
 

@@ -28,7 +28,11 @@ class Capture(Check):
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        if loop.captured is not None or not (loop.capture_next or loop.looked(loop.step)) or not torch.is_grad_enabled():
+        if (
+            loop.captured is not None
+            or not (loop.capture_next or loop.looked(loop.step))
+            or not torch.is_grad_enabled()
+        ):
             return
         inner = unwrapped(module)
         captured = Captured(

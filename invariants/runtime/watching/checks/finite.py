@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from karat.invariants.run.run09_finite import RULE
 from karat.invariants.runtime.preflight.trees import leaves, spelled
-from karat.invariants.runtime.watching.captured import Captured
+from karat.invariants.runtime.watching.captured import Captured, autocast_now, autocast_on
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some, unwrapped
@@ -32,7 +32,6 @@ class Finite(Check):
     def __init__(self) -> None:
         self._call: _Call | None = None
         self._losses: dict[str, float] = {}
-        self._forwards = 0
         self._sound = -1
         """The last step whose gradients were all looked at and finite."""
         self._said = False
@@ -47,14 +46,14 @@ class Finite(Check):
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         if torch.is_grad_enabled():
-            self._call = (module, args, kwargs, _autocast())
+            self._call = (module, args, kwargs, autocast_now() if autocast_on() else ())
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         """A loss that is logged before its step is judged at the step; one logged after it, at once."""
         given = {"loss": logged.get("loss"), **logged.get("losses", {})}
         if not loop.forwards:
             return  # it is not known to which step it belongs: the model is not called as a whole
-        if self._forwards == loop.forwards and loop.step:
+        if loop.applied == loop.forwards and loop.step:
             numbers = {name: value for name, value in given.items() if isinstance(value, (int, float))}
             self._judge_losses(loop, loop.step - 1, numbers)
             return
@@ -96,7 +95,6 @@ class Finite(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._call = None
-        self._forwards = loop.forwards
         self._losses = {}
 
     def finish(self, loop: Loop) -> None:
@@ -183,9 +181,3 @@ class Finite(Check):
 def _look(name: str, found: list[str], module: nn.Module, args: Any, output: Any) -> None:
     if not found and any(t.is_floating_point() and not is_finite(t) for _, t in leaves(output)):
         found.append(name)
-
-
-def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
-    if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
-        return ()
-    return tuple((kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))

@@ -45,6 +45,7 @@ class Freshness(Check):
         self._read = loop.renamed
         for place, held in enumerate(loop.held):
             self._choose(place, held, range(len(held)))
+            loop.always[place] = [anchor.place for anchor in self._anchors[place]]
         self._count(loop)
 
     def look(self, loop: Loop, moment: Moment) -> None:
@@ -99,7 +100,8 @@ class Freshness(Check):
         blind = False
         if self._counting and loop.forwards:
             self._stop_counting()
-        self._norms[moment.index] = (moment.step, moment.norms)
+        if not loop.between(moment.step):
+            self._norms[moment.index] = (moment.step, moment.norms)
         for anchor in anchors:
             grad = anchor.parameter.grad
             blind |= grad is None
@@ -109,6 +111,7 @@ class Freshness(Check):
         if (blind or not anchors) and moment.grads:
             self._forget(moment.index)
             self._choose(moment.index, moment.held, moment.grads)
+            loop.always[moment.index] = [anchor.place for anchor in self._anchors[moment.index]]
             for anchor in self._anchors.get(moment.index, []):
                 anchor.renew()
 
@@ -176,7 +179,7 @@ class Freshness(Check):
         stale = {
             held[i].name: n for i, n in moment.norms.items()
             if not held[i].parameter.requires_grad and n and abs(n - before.get(i, 0.0)) <= SAME * n
-        } if step == moment.step - 1 else {}  # fmt: skip
+        }  # fmt: skip
         if stale:
             names = list(loop.parameters)
             loop.judge(
@@ -212,9 +215,11 @@ class Freshness(Check):
             places = {id(h.parameter): i for i, h in enumerate(held)}
             if any(id(anchor.parameter) not in places for anchor in self._anchors.get(place, ())):
                 self._forget(place)
+                loop.always[place] = []
                 continue  # chosen after the step, among those that have a gradient
             for anchor in self._anchors.get(place, ()):
                 anchor.place = places[id(anchor.parameter)]
+            loop.always[place] = [anchor.place for anchor in self._anchors.get(place, ())]
 
     def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
         """The smallest parameter of the model, of those outside it, and of the last group."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -24,22 +24,28 @@ class Gradients(Check):
         if self._read != loop.renamed:
             self._prepare(loop)
         held, turns = moment.held, self._turns[moment.index]
-        if turns.whole or loop.dense(moment.step) or loop.spec.clip_norm is not None:
+        always = loop.always.get(moment.index, ())
+        if loop.spec.clip_norm is None and loop.between(moment.step):
+            due, seen = self._in_turn(held, turns, {*turns.first, *always} or turns.due(moment.step), moment)
+        elif turns.whole or loop.dense(moment.step) or loop.spec.clip_norm is not None:
             grads = moment.grads
             due, seen = list(grads), list(grads.values())
             moment.whole = True
             if len(due) < len(held):
                 moment.missing = [i for i in range(len(held)) if i not in grads]
         else:
-            due, seen = self._in_turn(held, turns, moment)
+            places = dict.fromkeys([*turns.first, *always, *turns.due(moment.step)])
+            due, seen = self._in_turn(held, turns, places, moment)
         if due:
             reduce = norms_of_uniform if self._uniform[moment.index] else norms
             loop.transfer.ask(reduce(seen), lambda numbers: moment.norms.update(zip(due, numbers, strict=True)))
 
-    def _in_turn(self, held: Sequence[Held], turns: Turns, moment: Moment) -> tuple[list[int], list[Tensor]]:
+    def _in_turn(
+        self, held: Sequence[Held], turns: Turns, places: Iterable[int], moment: Moment
+    ) -> tuple[list[int], list[Tensor]]:
         due: list[int] = []
         seen: list[Tensor] = []
-        for i in turns.due(moment.step):
+        for i in places:
             grad = held[i].parameter.grad
             if grad is None:
                 moment.missing.append(i)

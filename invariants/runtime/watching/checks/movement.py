@@ -1,8 +1,8 @@
 """RUN-16, RUN-33, RUN-54: a step moves what has a gradient, by more than rounding and less than the weights themselves.
 
 Whether a parameter was written to is told by the counter that tensors keep of writes in place, which costs nothing to
-read. Values are compared on samples: of all parameters in the first steps and every K, else of one at every eighth step,
-and of those that the counter says were passed over.
+read. Values are compared on samples: of all parameters in the first steps and every K, else of one at every eighth step, or
+fourth in low precision, and of those that the counter says were passed over.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from karat.invariants.run.run16_parameter_moves import RULE as MOVES
 from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run54_update_ratio import RULE as RATIO
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.rounding import Look, Rounding
+from karat.invariants.runtime.watching.checks.rounding import LOW, Look, Rounding
 from karat.invariants.runtime.watching.followed import Followed
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import Loop, turn
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.sampling import (
     alike,
@@ -34,8 +34,8 @@ from karat.invariants.runtime.watching.sampling import (
 
 MOST_READ = 32
 """Parameters whose counters are read in a step."""
-APART = 8
-"""Steps between two samples of a parameter in turn."""
+APART, APART_LOW = 8, 4
+"""Steps between two samples of a parameter in turn; of models with some in low precision."""
 MOST_KEPT = 4
 """Parameters of which a few elements are kept from one step to the next."""
 PATIENCE = {True: 2, False: 8}
@@ -69,9 +69,15 @@ class Movement(Check):
         groups = [(id(g["params"]), len(g["params"])) for g in moment.optimizer.param_groups]
         if followed is None or followed.held is not held:
             followed = self._followed[moment.index] = Followed(held, groups)
+            followed.apart = APART_LOW if any(h.parameter.dtype in LOW for h in held) else APART
         if followed.groups != groups:  # the optimizer holds other parameters by now
             self._followed.pop(moment.index)
             self._stale = True
+            return
+        if followed.left is not None and not moment.closure:
+            self._between(loop, followed, moment.step)
+        if loop.between(moment.step):
+            followed.looked = range(0)
             return
         if moment.closure:  # looked at after the step: nothing of before is known
             for rule in (MOVES, RATIO):
@@ -79,16 +85,14 @@ class Movement(Check):
             followed.left = None
             return
         step = moment.step
-        if followed.left is not None:
-            self._between(loop, followed, step)
         dense = loop.dense(step)
         places = followed.places
-        looked = followed.looked = window(len(places), MOST_READ, step)
+        looked = followed.looked = window(len(places), MOST_READ, turn(step))
         followed.before = versions(followed.parameters(looked))
         if dense:
             self._take(followed, moment, places)
-        elif followed.urgent or (step % APART == 0 and places):
-            due = [places[step // APART % len(places)]] if step % APART == 0 and places else []
+        elif followed.urgent or (step % followed.apart == 0 and places):
+            due = [places[step // followed.apart % len(places)]] if step % followed.apart == 0 and places else []
             self._take(followed, moment, [*due, *followed.urgent])
 
     def _take(self, followed: Followed, moment: Moment, due: list[int]) -> None:
@@ -116,7 +120,11 @@ class Movement(Check):
         if self._stale:
             self._stale = False
             loop.rename()
-        if followed is None or moment.closure:
+        if followed is None or moment.closure or (loop.between(moment.step) and loop.between(moment.step + 1)):
+            return
+        if not followed.looked:
+            followed.looked = window(len(followed.places), MOST_READ, turn(moment.step))
+            self._leave(followed, moment.step)
             return
         places = followed.places
         now = versions(followed.parameters(followed.looked))
@@ -132,10 +140,17 @@ class Movement(Check):
         if taken:
             self._measure(loop, moment, followed, taken, dict(zip((places[n] for n in followed.looked), zip(
                 followed.before, now, strict=True), strict=True)))  # fmt: skip
+        if not loop.between(moment.step + 1):
+            self._leave(followed, moment.step, now)
+
+    def _leave(self, followed: Followed, step: int, now: list[int] | None = None) -> None:
+        """Keeps what there is after a step, to see before the next one what else was written."""
+        places = followed.places
+        now = versions(followed.parameters(followed.looked)) if now is None else now
         ends, kept = None, range(0)
         if _matters(places, followed):
             try:
-                kept = window(len(followed.looked), MOST_KEPT, moment.step)
+                kept = window(len(followed.looked), MOST_KEPT, turn(step))
                 ends = torch.cat([followed.few[places[followed.looked[n]]] for n in kept])
             except (RuntimeError, ValueError):  # on several devices, of several types
                 ends = None

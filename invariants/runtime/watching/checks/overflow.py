@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from karat.invariants.run.run35_overflow import RULE
 from karat.invariants.runtime.preflight.trees import leaves
-from karat.invariants.runtime.watching.captured import autocast_now
+from karat.invariants.runtime.watching.captured import autocast_now, autocast_on
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.sampling import fit, spread
@@ -44,7 +44,7 @@ class Overflow(Check):
     ) -> None:
         plain = isinstance(output, Tensor)
         half = plain and output.dtype is torch.float16
-        if plain and not half and not _autocast():
+        if plain and not half and not autocast_on():
             return
         if not half and (torch.float16 not in [dtype for _, dtype in autocast_now()]):
             return
@@ -123,10 +123,6 @@ class Overflow(Check):
 
     def drop(self) -> None:
         self._seen, self._below = [], {}
-
-
-def _autocast() -> bool:
-    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def _end(dtype: torch.dtype) -> float:
