@@ -31,7 +31,7 @@ from karat.invariants.run.catalogue import RULES
 from karat.invariants.run.spec import Spec, read_spec, require_names
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Stopped
-from karat.invariants.runtime.watching.captured import replaying
+from karat.invariants.runtime.watching.captured import autocast_now, autocast_on, replaying
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks import every_check
 from karat.invariants.runtime.watching.cost import Cost
@@ -61,6 +61,8 @@ class Watch:
         self._steps = [loop.first] * len(loop.optimizers)
         self._forwards = [0] * len(loop.optimizers)
         self._moments: dict[int, Moment] = {}
+        self._rates: list[list[Any] | None] = [None] * len(loop.optimizers)
+        self._between = False
         self._handles: list[Any] = []
         self._report: WatchReport | None = None
         self._cost = Cost()
@@ -187,26 +189,30 @@ class Watch:
     def _list(self) -> None:
         """Lists what is to be asked at each moment: anew when a check went off duty, or rests at one."""
         self._duties = self._loop.duties
-        self._forward_calls, self._log_calls = self._on_duty("forward"), self._on_duty("log")
-        self._calls: dict[tuple[str, bool, bool], list[Callable[..., None]]] = {}
+        self._log_calls = self._on_duty("log")
+        self._calls: dict[tuple[str, bool, bool, bool], list[Callable[..., None]]] = {}
 
-    def _of(self, moment: str, between: bool) -> list[Callable[..., None]]:
-        """What is to be asked at a moment of a step. between: without the checks that are spaced."""
-        key = moment, between, self._loop.captured is not None
+    def _of(self, moment: str, kept: bool, between: bool, steady: bool = False) -> list[Callable[..., None]]:
+        """What is to be asked at a moment of a step. kept: its forward is; between: without the checks that are spaced;
+        steady: without those of the rates."""
+        key = moment, kept, between, steady
         found = self._calls.get(key)
         if found is None:
             calls = [(call, call.__self__) for call in self._on_duty(moment)]  # type: ignore[attr-defined]
             found = self._calls[key] = [
                 call for call, check in calls
-                if not (between and check.spaced) and (key[2] or not check.of_forward)
+                if (kept or not check.of_forward) and not (between and check.spaced) and not (steady and check.of_rates)
             ]  # fmt: skip
         return found
 
     def _forwarded(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         began = time.perf_counter()
+        loop = self._loop
         if torch.is_grad_enabled():
-            self._loop.forwards += 1
-        self._ask(self._forward_calls, module, args, kwargs, output)
+            loop.forwards += 1
+            loop.call = module, args, kwargs, autocast_now() if autocast_on() else ()
+        kept = loop.captured is not None or loop.capture_next
+        self._ask(self._of("forward", kept, self._between), module, args, kwargs, output)
         self._cost.add(time.perf_counter() - began)
 
     def _before_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
@@ -253,27 +259,40 @@ class Watch:
         try:
             if moment.closure:  # the optimizer never called it
                 self._judge(moment)
-            self._ask(self._of("after_step", loop.between(moment.step)), moment)
+            kept, step = loop.captured is not None, moment.step
+            self._ask(self._of("after_step", kept, moment.between and loop.between(step + 1)), moment)
         finally:
+            loop.call = None
             self._last = time.perf_counter()
             self._cost.add(self._last - began)
         self._steps[place] += 1
         self._forwards[place] = loop.applied = loop.forwards
         if self._steps[place] > loop.step:
             loop.step = self._steps[place]
-            self._cost.turn(loop.step - loop.first, loop.looked(loop.step))
+            looked = loop.looked(loop.step)
+            loop.capture_next = loop.capture_next or looked
+            self._between = loop.between(loop.step)
+            self._cost.turn(loop.step - loop.first, looked)
         loop.stop_if_strict()
 
     def _judge(self, moment: Moment) -> None:
         loop = self._loop
         moment.forwards = loop.forwards - self._forwards[moment.index]
-        between = loop.between(moment.step)
+        moment.between = between = loop.between(moment.step)
+        rates = [group.get("lr") for group in moment.optimizer.param_groups]
+        steady = between and rates == self._rates[moment.index]
+        if steady:
+            moment.rates = tuple(rates)
+        elif all(type(rate) is float and rate for rate in rates):
+            self._rates[moment.index] = rates
+        else:  # tensors change in place, and a rate of 0 is counted
+            self._rates[moment.index] = None
         graph = torch.is_grad_enabled()
         torch._C._set_grad_enabled(False)  # as no_grad, which is an object more in every step
         try:
-            self._ask(self._of("look", between), moment)
+            self._ask(self._of("look", loop.captured is not None, between, steady), moment)
             loop.transfer.bring()
-            self._ask(self._of("before_step", between), moment)
+            self._ask(self._of("before_step", loop.captured is not None, between, steady), moment)
         finally:
             torch._C._set_grad_enabled(graph)
         if self._declared.probes and moment.index == 0:
@@ -365,7 +384,7 @@ class Watch:
         if self._loop.ledger is not None:
             self._loop.ledger.close()
         self._checks = []
-        self._forward_calls, self._log_calls, self._calls = [], [], {}
+        self._log_calls, self._calls = [], {}
         self._moments = {}
         self._declared = Declared(self._declared.monitor, (), self._declared.not_checked)
         self._loop.forget()

@@ -36,6 +36,10 @@ LIGHT = 8
 OUTPUTS_ARE_LOOKED_AT = f"first steps, every {LIGHT}th to step {SETTLED}, then at powers of two, every K"
 
 
+Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[tuple[str, torch.dtype], ...]]
+"""Module, arguments and autocast of a forward."""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A parameter that an optimizer holds: its name ("" where it is not the model's), and its group."""
@@ -69,6 +73,8 @@ class Loop:
         self.early = False
         """Whether the run ended before its declared total: on purpose, or by an exception of the loop's own."""
         self.forwards = 0
+        self.call: Call | None = None
+        """The last forward with gradients since the last step."""
         self.applied = 0
         """How many forwards there had been when the last step was taken."""
         self.always: dict[int, list[int]] = {}
@@ -113,7 +119,7 @@ class Loop:
         self.replicas = ()
         self.attached = Attached()
         self.transfer.clear()
-        self.captured = None
+        self.captured = self.call = None
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Those that ask for a gradient and are not declared frozen."""

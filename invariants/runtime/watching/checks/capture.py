@@ -18,6 +18,8 @@ from karat.invariants.runtime.watching.naming import roots, unwrapped
 class Capture(Check):
     """No rule of its own. The forward is let go after its step."""
 
+    of_forward = True
+
     def __init__(self) -> None:
         self._handles: list[Any] = []
         self._names: dict[int, str] = {}
@@ -28,11 +30,7 @@ class Capture(Check):
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        if (
-            loop.captured is not None
-            or not (loop.capture_next or loop.looked(loop.step))
-            or not torch.is_grad_enabled()
-        ):
+        if loop.captured is not None or not torch.is_grad_enabled():
             return
         inner = unwrapped(module)
         captured = Captured(

@@ -36,6 +36,7 @@ SHORT = 20
 
 class Decay(Check):
     rules = (DECAY, WARMUP)
+    of_rates = True
 
     def __init__(self) -> None:
         self._histories: dict[tuple[int, int], History] = {}

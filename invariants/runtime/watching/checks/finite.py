@@ -16,21 +16,17 @@ from torch import Tensor, nn
 
 from karat.invariants.run.run09_finite import RULE
 from karat.invariants.runtime.preflight.trees import leaves, spelled
-from karat.invariants.runtime.watching.captured import Captured, autocast_now, autocast_on
+from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some, unwrapped
 from karat.invariants.runtime.watching.reduction import is_finite
-
-_Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[tuple[str, torch.dtype], ...]]
-"""Module, arguments and autocast of a forward."""
 
 
 class Finite(Check):
     rules = (RULE,)
 
     def __init__(self) -> None:
-        self._call: _Call | None = None
         self._losses: dict[str, float] = {}
         self._sound = -1
         """The last step whose gradients were all looked at and finite."""
@@ -41,12 +37,6 @@ class Finite(Check):
     def start(self, loop: Loop) -> None:
         buffers = unwrapped(loop.model).named_buffers()
         self._buffers = [n for n, b in buffers if b.is_floating_point() and is_finite(b)]
-
-    def forward(
-        self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        if torch.is_grad_enabled():
-            self._call = (module, args, kwargs, autocast_now() if autocast_on() else ())
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         """A loss that is logged before its step is judged at the step; one logged after it, at once."""
@@ -66,6 +56,7 @@ class Finite(Check):
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if moment.scaled:
+            self._losses = {}
             return
         if self._losses:
             self._judge_losses(loop, moment.step, self._losses)
@@ -93,10 +84,6 @@ class Finite(Check):
             },
         )  # fmt: skip
 
-    def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._call = None
-        self._losses = {}
-
     def finish(self, loop: Loop) -> None:
         """What the last step made is looked at here, for no step follows; and buffers, which no gradient shows."""
         buffers = dict(unwrapped(loop.model).named_buffers())
@@ -116,7 +103,7 @@ class Finite(Check):
             )  # fmt: skip
 
     def drop(self) -> None:
-        self._call, self._losses = None, {}
+        self._losses = {}
 
     def _keep(self, name: str, numbers: list[float]) -> None:
         self._losses[name] = numbers[0]
@@ -153,7 +140,7 @@ class Finite(Check):
 
     def _origin(self, loop: Loop) -> tuple[str, str]:
         """The first of batch and modules that is not finite; empty where none is, or it cannot be known."""
-        call = self._call
+        call = loop.call
         if call is None:
             return "", ""
         module, args, kwargs, autocast = call

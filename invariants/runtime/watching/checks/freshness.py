@@ -52,8 +52,8 @@ class Freshness(Check):
         if self._read != loop.renamed:
             self._chosen_anew(loop)
         anchors = self._anchors.get(moment.index, ())
-        asked = [t for anchor in anchors for t in (*anchor.left, *anchor.repeats, *anchor.brought)]
-        if asked:
+        if any(anchor.left or anchor.repeats or anchor.brought for anchor in anchors):
+            asked = [t for anchor in anchors for t in (*anchor.left, *anchor.repeats, *anchor.brought)]
             loop.transfer.ask(asked, partial(self._answers.__setitem__, moment.index))
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
@@ -100,7 +100,7 @@ class Freshness(Check):
         blind = False
         if self._counting and loop.forwards:
             self._stop_counting()
-        if not loop.between(moment.step):
+        if not moment.between:
             self._norms[moment.index] = (moment.step, moment.norms)
         for anchor in anchors:
             grad = anchor.parameter.grad

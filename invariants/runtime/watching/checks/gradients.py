@@ -25,7 +25,7 @@ class Gradients(Check):
             self._prepare(loop)
         held, turns = moment.held, self._turns[moment.index]
         always = loop.always.get(moment.index, ())
-        if loop.spec.clip_norm is None and loop.between(moment.step):
+        if loop.spec.clip_norm is None and moment.between:
             due, seen = self._in_turn(held, turns, {*turns.first, *always} or turns.due(moment.step), moment)
         elif turns.whole or loop.dense(moment.step) or loop.spec.clip_norm is not None:
             grads = moment.grads

@@ -48,6 +48,7 @@ which a later change counts as one."""
 
 class Movement(Check):
     rules = (MOVES, PRECISION, RATIO)
+    spaced = True
 
     def __init__(self) -> None:
         self._followed: dict[int, Followed] = {}
@@ -76,9 +77,6 @@ class Movement(Check):
             return
         if followed.left is not None and not moment.closure:
             self._between(loop, followed, moment.step)
-        if loop.between(moment.step):
-            followed.looked = range(0)
-            return
         if moment.closure:  # looked at after the step: nothing of before is known
             for rule in (MOVES, RATIO):
                 loop.not_checked(rule, "the optimizer steps with a closure")
@@ -120,9 +118,9 @@ class Movement(Check):
         if self._stale:
             self._stale = False
             loop.rename()
-        if followed is None or moment.closure or (loop.between(moment.step) and loop.between(moment.step + 1)):
+        if followed is None or moment.closure:
             return
-        if not followed.looked:
+        if moment.between:
             followed.looked = window(len(followed.places), MOST_READ, turn(moment.step))
             self._leave(followed, moment.step)
             return

@@ -32,6 +32,7 @@ TENSORS = 4
 
 class Overflow(Check):
     rules = (RULE,)
+    spaced = True
     interval = "every forward in float16; parameters and gradients in the first steps and every K"
 
     def __init__(self) -> None:
@@ -48,7 +49,10 @@ class Overflow(Check):
             return
         if not half and (torch.float16 not in [dtype for _, dtype in autocast_now()]):
             return
-        self._half = True
+        if not self._half:
+            self._half = True
+            self.spaced = False
+            loop.duties += 1
         if not torch.is_grad_enabled():
             return
         end = torch.finfo(torch.float16).max

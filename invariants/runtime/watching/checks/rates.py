@@ -47,6 +47,7 @@ class Rates(Check):
     """Fills `moment.rates` and `loop.attached` before any other check is asked."""
 
     rules = (RANGE, GROUPS)
+    of_rates = True
 
     def __init__(self) -> None:
         self._looked = False
