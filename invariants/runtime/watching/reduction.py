@@ -89,6 +89,13 @@ def norms_of_uniform(tensors: list[Tensor]) -> list[Tensor]:
         return norms(tensors)
 
 
+def squares_of_few(tensors: list[Tensor]) -> list[Tensor] | None:
+    """The squares of the 2-norms of vectors that are uniform, each by one product; None where they are no such vectors."""
+    if all(t.dim() == 1 and t.layout is torch.strided for t in tensors):
+        return [torch.dot(t, t) for t in tensors]
+    return None
+
+
 def _wide(tensors: list[Tensor]) -> bool:
     return all(t.dtype is torch.float32 for t in tensors) and len({t.device for t in tensors}) <= 1
 

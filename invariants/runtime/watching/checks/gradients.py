@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Held, Loop
-from karat.invariants.runtime.watching.reduction import Turns, norms, norms_of_uniform, part, uniform
+from karat.invariants.runtime.watching.reduction import Turns, norms, norms_of_uniform, part, squares_of_few, uniform
 
 
 class Gradients(Check):
@@ -27,6 +28,9 @@ class Gradients(Check):
         always = loop.always.get(moment.index, ())
         if loop.spec.clip_norm is None and moment.between:
             due, seen = self._in_turn(held, turns, {*turns.first, *always} or turns.due(moment.step), moment)
+            if due and self._uniform[moment.index] and (squares := squares_of_few(seen)) is not None:
+                loop.transfer.ask(squares, lambda n: moment.norms.update(zip(due, map(math.sqrt, n), strict=True)))
+                return
         elif turns.whole or loop.dense(moment.step) or loop.spec.clip_norm is not None:
             grads = moment.grads
             due, seen = list(grads), list(grads.values())
