@@ -279,10 +279,10 @@ class Watch:
         loop = self._loop
         moment.forwards = loop.forwards - self._forwards[moment.index]
         moment.between = between = loop.between(moment.step)
-        rates = [group.get("lr") for group in moment.optimizer.param_groups]
+        rates: list[Any] = [group.get("lr") for group in moment.optimizer.param_groups]
         steady = between and rates == self._rates[moment.index]
         if steady:
-            moment.rates = tuple(rates)
+            moment.rates = tuple(map(float, rates))
         elif all(type(rate) is float and rate for rate in rates):
             self._rates[moment.index] = rates
         else:  # tensors change in place, and a rate of 0 is counted
