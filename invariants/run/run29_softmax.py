@@ -15,7 +15,7 @@ RULE = Rule(
     unit="losses",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first steps, every 8th, from 64 on every 128th",
+    when="before the first step; first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "read off the gradient at the outputs of the model",
         "a softmax or sigmoid that the loop applies itself is seen by preflight alone",

@@ -14,8 +14,8 @@ RULE = Rule(
     unit="",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; in the first steps and every K on all parameters, else on one at every fourth step; "
-    "over three looks at least",
+    when="before the first step; in the first steps and every K on all parameters, else on one at every 4th step (8th in "
+    "float32); over three looks",
     limits=(
         "optimizers that are not torch's own may round stochastically or keep a compensation: of those it is a WARN",
         "while the rate rises or falls away nothing is said",

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="every 8th step, from 64 on every 128th",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "a collapse between two steps that are looked at",
         "the first 8 steps count only after outputs differed",

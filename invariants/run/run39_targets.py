@@ -14,7 +14,7 @@ RULE = Rule(
     unit="positions",
     form=Form.WITHIN,
     seen_by=("watch",),
-    when="first steps, every 8th, from 64 on every 128th",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "FAIL where the model is declared causal and the targets are its inputs themselves",
         "it looks only where tokens go in and a cross-entropy of class indices comes out, or both are logged",

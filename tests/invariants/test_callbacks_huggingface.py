@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     EarlyStoppingCallback,
     GPT2Config,
@@ -24,6 +25,7 @@ from transformers import (
     TrainingArguments,
     get_scheduler,
 )
+from transformers.modeling_outputs import CausalLMOutput
 
 from karat.core.errors import ConfigError
 from karat.invariants.runtime import Spec, Stopped
@@ -133,14 +135,95 @@ def test_a_run_longer_than_declared_is_told_at_its_step(tmp_path: Path) -> None:
     assert failures(guards)[0] == ("step-budget", 9)
 
 
-def test_gradients_that_are_never_cleared_are_told_where_it_starts(tmp_path: Path) -> None:
-    class Kept(SmallForCausalLM):
-        def zero_grad(self, set_to_none: bool = True) -> None:
-            """Forgets to."""
+class Detached(SmallForCausalLM):
+    """The head trains on features that are cut off from the layers that make them."""
 
+    def forward(self, input_ids: Any = None, labels: Any = None, **_: Any) -> Any:
+        logits = self.lm_head(self.transformer(input_ids)[0].detach())
+        loss = F.cross_entropy(logits[:, :-1].reshape(-1, TOKENS), labels[:, 1:].reshape(-1))
+        return CausalLMOutput(loss=loss, logits=logits)
+
+
+class Kept(SmallForCausalLM):
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets to."""
+
+
+class Unclipped(Trainer):  # type: ignore[misc]
+    def _clip_grad_norm(self, model: Any) -> Any:
+        return torch.zeros(())
+
+
+class Undivided(Trainer):  # type: ignore[misc]
+    """A loss of its own, which takes no notice of num_items_in_batch: Trainer does not divide it either."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+class InEvalMode(Trainer):  # type: ignore[misc]
+    def compute_loss(self, model: Any, *given: Any, **options: Any) -> Any:
+        return super().compute_loss(model.eval(), *given, **options)
+
+
+class Twice(TrainerCallback):  # type: ignore[misc]
+    def on_step_end(self, *_: Any, **kwargs: Any) -> None:
+        kwargs["lr_scheduler"].step()
+
+
+class Freezes(TrainerCallback):  # type: ignore[misc]
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            kwargs["model"].transformer.h.requires_grad_(False)
+
+
+def climbing() -> dict[str, Any]:
+    model = gpt2()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    return {"model": model, "optimizers": (optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6))}
+
+
+def head_alone() -> dict[str, Any]:
+    model = gpt2()
+    return {"model": model, "optimizers": (torch.optim.AdamW(model.lm_head.parameters(), lr=3e-3), None)}
+
+
+@pytest.mark.parametrize(
+    ("given", "severity", "slug", "step"),
+    [
+        (lambda: {"model": gpt2(Detached)}, "FAIL", "gradient-reach", 0),
+        (lambda: {"model": gpt2(Kept), "gradient_accumulation_steps": 2}, "FAIL", "gradient-fresh", 1),
+        (climbing, "FAIL", "lr-decay", 7),
+        (lambda: {"callbacks": [Twice()]}, "FAIL", "lr-schedule", 1),
+        (head_alone, "FAIL", "optimizer-parameters", 0),
+        (lambda: {"callbacks": [Freezes()]}, "WARN", "gradient-reach", 3),
+        (lambda: {"kind": Unclipped, "max_grad_norm": 0.1}, "FAIL", "clipping", 0),
+        (lambda: {"kind": Undivided, "max_grad_norm": 0, "gradient_accumulation_steps": 4}, "FAIL", "accumulation", 0),
+        (lambda: {"kind": InEvalMode}, "WARN", "mode", 0),
+    ],
+    ids=[
+        "detached",
+        "never cleared",
+        "climbing",
+        "stepped twice",
+        "head alone",
+        "frozen",
+        "unclipped",
+        "undivided",
+        "eval",
+    ],
+)
+def test_a_bug_is_told_with_its_cause_and_its_step(
+    given: Any, severity: str, slug: str, step: int, tmp_path: Path
+) -> None:
     guards = quiet()
-    trainer(tmp_path, guards, gpt2(Kept), gradient_accumulation_steps=2).train()
-    assert failures(guards)[0] == ("gradient-fresh", 1)
+    trainer(tmp_path, guards, **given()).train()
+    assert guards.report is not None
+    first = guards.report.violations[0]
+    assert (first.severity, first.slug, first.step) == (severity, slug, step)
 
 
 def test_strict_stops_before_the_parameters_change(tmp_path: Path) -> None:

@@ -210,14 +210,93 @@ def test_a_run_longer_than_declared_is_told_at_its_step(package: str, tmp_path: 
     assert failures(guards)[0] == ("step-budget", 9) and guards.inferred["clip_norm"] == 1.0
 
 
-def test_gradients_that_are_never_cleared_are_told_where_it_starts(tmp_path: Path) -> None:
-    class Kept(Classifier):
-        def optimizer_zero_grad(self, *_: Any) -> None:
-            """Forgets to."""
+class Parts(pl.LightningModule):
+    """Its own forward is never called: the encoder goes into the head in training_step."""
 
+    def __init__(self, detached: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.head, self.detached = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 3), detached
+
+    def training_step(self, batch: Any, index: int) -> Any:
+        x, y = batch
+        features = self.encoder(x)
+        return F.cross_entropy(self.head(features.detach() if self.detached else features), y)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+class Kept(Classifier):
+    def optimizer_zero_grad(self, *_: Any) -> None:
+        """Forgets to."""
+
+
+class Climbing(Classifier):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class HeadAlone(Classifier):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.network[3].parameters(), lr=1e-2)
+
+
+class Freezes(Classifier):
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        if self.global_step == 4:
+            self.network[0].requires_grad_(False)
+
+
+class TwoSoftmaxes(Classifier):
+    def training_step(self, batch: Any, index: int) -> Any:
+        x, y = batch
+        return F.cross_entropy(self.network(x).softmax(-1), y)
+
+
+class InEvalMode(Classifier):
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        self.network.eval()
+
+
+class NotANumber(Classifier):
+    def training_step(self, batch: Any, index: int) -> Any:
+        loss = super().training_step(batch, index)
+        return loss * float("nan") if index == 5 else loss
+
+
+@pytest.mark.parametrize(
+    ("module", "severity", "slug", "step"),
+    [
+        (lambda: Parts(detached=True), "FAIL", "gradient-reach", 0),
+        (Kept, "FAIL", "gradient-fresh", 1),
+        (Climbing, "FAIL", "lr-decay", 7),
+        (HeadAlone, "FAIL", "optimizer-parameters", 0),
+        (Freezes, "WARN", "gradient-reach", 4),
+        (TwoSoftmaxes, "FAIL", "softmax", 0),
+        (InEvalMode, "WARN", "mode", 0),
+        (NotANumber, "FAIL", "finite", 5),
+    ],
+)
+def test_a_bug_is_told_with_its_cause_and_its_step(
+    module: Any, severity: str, slug: str, step: int, tmp_path: Path
+) -> None:
     guards = quiet()
-    trainer(tmp_path, guards, accumulate_grad_batches=2).fit(Kept(), data())
-    assert failures(guards)[0] == ("gradient-fresh", 1)
+    trainer(tmp_path, guards).fit(module(), data())
+    assert guards.report is not None
+    first = guards.report.violations[0]
+    assert (first.severity, first.slug, first.step) == (severity, slug, step)
+
+
+def test_a_module_whose_forward_is_never_called_is_watched_through_its_parts(tmp_path: Path) -> None:
+    guards, model = quiet(), Parts()
+    run = trainer(tmp_path, guards)
+    run.fit(model, data())
+    held = {g.slug for g in guards.report.guards if g.state == "held"} if guards.report else set()
+    assert {"gradient-reach", "eval-determinism", "inputs", "accumulation"} <= held and not failures(guards)
+    assert bare(model, *run.optimizers) and "__getstate__" not in model.encoder.__dict__
 
 
 def test_strict_stops_before_the_parameters_change(tmp_path: Path) -> None:

@@ -195,8 +195,9 @@ class Touched:
                 if value is LOGGING:
                     self._refuse(f"its forward reports to its trainer ({name})")
                     return
-                if isinstance(self._namespaces[key], dict):  # a module's: it may be rebound there
-                    self.globals.setdefault((key, name), (self._namespaces[key], value))
+                own = self._namespaces[key]
+                if isinstance(own, dict):  # a module's: it may be rebound there
+                    self.globals.setdefault((key, name), (own, value))
                 self.take(value)
 
     def _refuse(self, why: str) -> None:

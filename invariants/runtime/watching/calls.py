@@ -69,6 +69,6 @@ class Calls:
                     handle.remove()
                 self._parts = []
 
-        if isinstance(module, torch.jit.RecursiveScriptModule):
+        if isinstance(module, torch.jit.ScriptModule):
             return []  # which takes no hooks
         return [before_forward(module, before), after_forward(module, after)]

@@ -124,6 +124,11 @@ def floating(output: Any) -> dict[Path, Tensor]:
     return {path: t.detach() for path, t in leaves(output) if t.is_floating_point()}
 
 
+def autocast_on() -> bool:
+    """Whether autocast is on for any device type."""
+    return torch._C._is_any_autocast_enabled()
+
+
 def autocast_now() -> tuple[tuple[str, torch.dtype], ...]:
     """The device types for which autocast is on, with their dtypes."""
     kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)

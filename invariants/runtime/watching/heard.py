@@ -30,7 +30,7 @@ def unheard() -> bool:
         torch.compiler.is_compiling()
         or replaying()
         or torch._C._current_graph_task_id() != -1
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or torch._C._functorch.maybe_current_level() is not None
         or bool(torch._C._len_torch_dispatch_stack() and _traced())
     )

@@ -89,8 +89,8 @@ def _silent() -> Iterator[None]:
         if threading.get_ident() != thread:
             handle(logger, record)
 
-    sys.stdout, sys.stderr = _Dropping(out, thread), _Dropping(error, thread)  # type: ignore[assignment]
-    logging.Logger.handle = dropped  # type: ignore[method-assign]
+    sys.stdout, sys.stderr = _Dropping(out, thread), _Dropping(error, thread)
+    logging.Logger.handle = dropped  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

@@ -12,7 +12,8 @@ from karat.invariants.run.rule import Severity
 
 
 class WatchReport(Record):
-    """The result of `Watch.finish()`. not_checked: slug -> why. cost: check -> microseconds of a step, on the average.
+    """The result of `Watch.finish()`. not_checked: slug -> why. cost: check -> microseconds of a step, averaged over those
+    after the first three; start_ms: what those three took, with all that is looked for once.
 
     steps: optimizer steps seen, of the busiest optimizer. step_ms: wall time from the first step to the last, for each.
     fingerprint: of the weights when the guards were attached, and of the first batch.
@@ -29,6 +30,7 @@ class WatchReport(Record):
     not_checked: Mapping[str, str]
     cost: Mapping[str, float]
     step_ms: float
+    start_ms: float = 0.0
     fingerprint: Mapping[str, str] = Field(default_factory=dict)
 
     def __iter__(self) -> Iterator[GuardSummary]:  # type: ignore[override]
@@ -55,7 +57,7 @@ class WatchReport(Record):
         lines = [
             f"watch: {self.steps} steps, {len(self.failures)} FAIL, {warnings} WARN, {len(held)} rules held, "
             f"{len(self.not_checked)} not checked, {self.outcome}",
-            f"cost: {total:.0f} us a step of {self.step_ms:.2f} ms{share}",
+            f"cost: {total:.0f} us a step of {self.step_ms:.2f} ms{share}; {self.start_ms:.0f} ms at the start",
         ]
         lines += [f"{v.severity}  {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.violations]
         lines += [f"suppr {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.suppressed]

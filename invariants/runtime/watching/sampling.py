@@ -47,6 +47,12 @@ def spread(tensor: Tensor, most: int = MOST) -> Tensor:
     return tensor.detach().as_strided((min(most, (count - 1) // stride + 1),), (stride,), tensor.storage_offset())
 
 
+def run_of(tensor: Tensor, most: int) -> Tensor:
+    """A view of at most `most` elements of a tensor that is `fit`, which lie together in the middle of its storage."""
+    count = min(most, tensor.numel())
+    return tensor.detach().as_strided((count,), (1,), tensor.storage_offset() + (tensor.numel() - count) // 2)
+
+
 class View:
     """The sample of a parameter, kept: made anew when the parameter's numbers are elsewhere."""
 

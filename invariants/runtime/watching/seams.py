@@ -62,6 +62,11 @@ class Seams:
             self._handles.append(before_forward(module, harmless(loop, check, self._taken(name))))
             self._handles.append(after_forward(module, harmless(loop, check, self._gave(name))))
 
+    @property
+    def attached(self) -> bool:
+        """Whether hooks are on."""
+        return bool(self._handles)
+
     def found(self) -> list[Seam]:
         """Of this step."""
         return list(self._seams)

@@ -21,15 +21,13 @@ LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 class Autocast(Check):
     rules = (RULE,)
     interval = "once"
-
-    def __init__(self) -> None:
-        self._done = False
+    of_forward = True
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
-        if self._done or captured is None:
+        if captured is None:
             return
-        self._done = True
+        loop.rest(self, "before_step")
         types = dict(captured.autocast)
         if not types:
             return

@@ -19,6 +19,8 @@ from karat.invariants.runtime.watching.naming import callable_modules, unwrapped
 class Capture(Check):
     """No rule of its own. The forward is let go after its step."""
 
+    of_forward = True
+
     def __init__(self) -> None:
         self._handles: list[Any] = []
         self._names: dict[int, str] = {}
@@ -29,7 +31,7 @@ class Capture(Check):
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        if loop.captured is not None or not (loop.capture_next or loop.dense(loop.step)) or not torch.is_grad_enabled():
+        if loop.captured is not None or not torch.is_grad_enabled():
             return
         inner = unwrapped(module)
         captured = Captured(

@@ -61,14 +61,12 @@ class Checkpoints(Check):
         for _, module in roots(loop.model):
             self._handles.append(listen(unwrapped(module), weakref.WeakMethod(self.took)))
 
-    def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._reloaded = False
-        self._steps[moment.index] = self._steps.get(moment.index, 0) + 1
-
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if self._load is not None:
             self._judge_load(loop, moment.step, self._load)
             self._load = None
+        self._reloaded = False
+        self._steps[moment.index] = moment.step - self._first + 1  # once it is taken
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         if "checkpoint" in logged:

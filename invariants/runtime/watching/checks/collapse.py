@@ -10,8 +10,7 @@ from karat.invariants.run.run36_collapse import RULE as COLLAPSE
 from karat.invariants.runtime.preflight.trees import Path
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.losses import LIGHT
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import LIGHT, OUTPUTS_ARE_LOOKED_AT, Loop
 from karat.invariants.runtime.watching.outputs import certain, differ, spread_of, turned
 
 EARLY = 3
@@ -26,7 +25,8 @@ FIRST_ENTROPIES = 10
 
 class Collapse(Check):
     rules = (COLLAPSE,)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._entropies: dict[str, list[float]] = {}

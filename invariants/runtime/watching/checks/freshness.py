@@ -48,14 +48,15 @@ class Freshness(Check):
         self._read = loop.renamed
         for place, held in enumerate(loop.held):
             self._choose(place, held, range(len(held)))
+            loop.always[place] = [anchor.place for anchor in self._anchors[place]]
         self._count(loop)
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if self._read != loop.renamed:
             self._chosen_anew(loop)
         anchors = self._anchors.get(moment.index, ())
-        asked = [t for anchor in anchors for t in (*anchor.left, *anchor.repeats, *anchor.brought)]
-        if asked:
+        if any(anchor.left or anchor.repeats or anchor.brought for anchor in anchors):
+            asked = [t for anchor in anchors for t in (*anchor.left, *anchor.repeats, *anchor.brought)]
             loop.transfer.ask(asked, partial(self._answers.__setitem__, moment.index))
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
@@ -102,7 +103,8 @@ class Freshness(Check):
         blind = False
         if self._counting and loop.forwards:
             self._stop_counting()
-        self._norms[moment.index] = (moment.step, moment.norms)
+        if not moment.between:
+            self._norms[moment.index] = (moment.step, moment.norms)
         for anchor in anchors:
             grad = anchor.parameter.grad
             blind |= grad is None
@@ -112,6 +114,7 @@ class Freshness(Check):
         if (blind or not anchors) and moment.grads:
             self._forget(moment.index)
             self._choose(moment.index, moment.held, moment.grads)
+            loop.always[moment.index] = [anchor.place for anchor in self._anchors[moment.index]]
             for anchor in self._anchors.get(moment.index, []):
                 anchor.renew()
 
@@ -179,7 +182,7 @@ class Freshness(Check):
         stale = {
             held[i].name: n for i, n in moment.norms.items()
             if not held[i].parameter.requires_grad and n and abs(n - before.get(i, 0.0)) <= SAME * n
-        } if step == moment.step - 1 else {}  # fmt: skip
+        }  # fmt: skip
         if stale:
             names = list(loop.parameters)
             loop.judge(
@@ -215,9 +218,11 @@ class Freshness(Check):
             places = {id(h.parameter): i for i, h in enumerate(held)}
             if any(id(anchor.parameter) not in places for anchor in self._anchors.get(place, ())):
                 self._forget(place)
+                loop.always[place] = []
                 continue  # chosen after the step, among those that have a gradient
             for anchor in self._anchors.get(place, ()):
                 anchor.place = places[id(anchor.parameter)]
+            loop.always[place] = [anchor.place for anchor in self._anchors.get(place, ())]
 
     def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
         """The smallest parameter of the model, of those outside it, and of the last group."""

@@ -16,12 +16,14 @@ from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
 from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.holdings import Mark, Places, holds, ids_held, others_hold, unregistered
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
 from karat.invariants.runtime.watching.naming import some
 
 
 class Holdings(Check):
     rules = (RULE,)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._places: Places | None = None
@@ -44,7 +46,7 @@ class Holdings(Check):
 
     def look(self, loop: Loop, moment: Moment) -> None:
         places = self._places
-        if places is None or places.changed(moment.step) or not holds(moment.optimizer, self._held[moment.index]):
+        if places is None or places.changed(turn(moment.step)) or not holds(moment.optimizer, self._held[moment.index]):
             self._before.update(loop.names)
             loop.rename()
             moment.held = loop.held[moment.index]
@@ -221,8 +223,9 @@ class Holdings(Check):
         table = {id(h.parameter): h for several in loop.held for h in several if id(h.parameter) in shared}
         fit = [h for h in table.values() if h.parameter.requires_grad and h.parameter.is_leaf]
         if fit:
-            self._shared = shared = _Shared(fit[0].name, fit[0].parameter, list(table))
-            shared.handle = shared.parameter.register_post_accumulate_grad_hook(harmless(loop, self, shared.added))  # type: ignore[no-untyped-call]
+            self._shared = one = _Shared(fit[0].name, fit[0].parameter, list(table))
+            hook = harmless(loop, self, one.added)
+            one.handle = one.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def _stepped_by_both(self, loop: Loop, moment: Moment) -> None:
         """Whether another optimizer has applied the same gradient already."""

@@ -17,9 +17,8 @@ from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.trees import Path, spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.losses import light
 from karat.invariants.runtime.watching.looks import follows_in_place
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
 from karat.invariants.runtime.watching.reading import Reading
 from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.tokens import counted_padding, relation, token_inputs, trailing
@@ -41,7 +40,8 @@ SHIFTED = {
 
 class Labels(Check):
     rules = (TARGETS, PADDING, LABELS)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None
@@ -114,7 +114,7 @@ class Labels(Check):
         targets, inputs = logged.get("targets"), logged.get("inputs")
         if self._known or not isinstance(targets, Tensor) or not _whole(targets):
             return
-        if not (loop.dense(loop.step) or light(loop.step)):
+        if not loop.looked(loop.step):
             return
         told = (loop.step, targets, inputs)
         if loop.captured is not None:

@@ -1,6 +1,6 @@
 """RUN-28, 29, 49, and the weights of RUN-12: what the gradient at the outputs tells of the loss.
 
-Read in the first steps, every K, and between them as `light` has it; see reading.py for how.
+Read in the steps that `Loop.looked` names; see reading.py for how.
 """
 
 from __future__ import annotations
@@ -23,32 +23,27 @@ from karat.invariants.runtime.preflight.trees import spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
 from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
 from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.weights import Weights, judged
 
-LIGHT, SETTLED, RARE = 8, 64, 128
-"""Steps between two looks that cost one pass over the outputs, until it is SETTLED, and from then on."""
 MOST_OUTPUTS = 4
 GUESSED = 3.0
 """Times ln(classes) where the classes are not declared: inputs that are not normalised do so much."""
 
 
-def light(step: int) -> bool:
-    """Whether the outputs are looked at in this step, beside the dense ones."""
-    return step % (LIGHT if step <= SETTLED else RARE) == 0
-
-
 class Losses(Check):
     rules = (FIRST_LOSS, SOFTMAX, REDUCTION, ACCUMULATION)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._versions: dict[Any, int] = {}
         self._first: set[str] = set()
         self._resumed: dict[int, bool] = {}
         self._weights = Weights()
+        self._open = False
         self._why = "no output of the model with a gradient was seen"
 
     def forward(
@@ -57,9 +52,8 @@ class Losses(Check):
         captured = loop.captured
         if captured is None or not torch.is_grad_enabled():
             return
-        if (
-            captured.kwargs is kwargs
-        ):  # the forward that was kept just now; an empty tuple of arguments is always the same
+        self._open = True
+        if captured.kwargs is kwargs:  # the forward that was kept just now; an empty tuple is always the same
             self._versions = {path: t._version for path, t in captured.outputs.items()}
             self._weights.begin(loop, self)
         elif loop.dense(loop.step):
@@ -68,6 +62,8 @@ class Losses(Check):
     def look(self, loop: Loop, moment: Moment) -> None:
         if moment.index not in self._resumed:
             self._resumed[moment.index] = bool(moment.optimizer.state) and not moment.closure
+        if len(self._resumed) == len(loop.optimizers):
+            loop.rest(self, "look")
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
@@ -228,9 +224,9 @@ class Losses(Check):
         )  # fmt: skip
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._weights.end()
-        if light(moment.step + 1):
-            loop.capture_next = True
+        if self._open:
+            self._weights.end()
+            self._open = False
 
     def finish(self, loop: Loop) -> None:
         undeclared = "" if loop.spec.accumulation else "accumulation is not declared: Spec(accumulation=…)"

@@ -44,6 +44,7 @@ from karat.invariants.runtime.watching.replay import Replay
 class Probes(Check):
     rules = (CAUSALITY, BATCH, EVAL, DROPOUT, TWINS, INPUTS)
     interval = "first step, step K, then after twice as many"
+    of_forward = True
 
     def __init__(self) -> None:
         self._probed: dict[str, int] = {}

@@ -48,6 +48,7 @@ class Rates(Check):
     """Fills `moment.rates` and `loop.attached` before any other check is asked."""
 
     rules = (RANGE, GROUPS)
+    of_rates = True
 
     def __init__(self) -> None:
         self._looked = False
@@ -63,6 +64,7 @@ class Rates(Check):
     ) -> None:
         if not self._looked:
             self._find(loop)
+        loop.rest(self, "forward")
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if not self._looked:

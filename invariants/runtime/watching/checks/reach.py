@@ -17,7 +17,7 @@ from karat.invariants.run.spec import covered
 from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
-from karat.invariants.runtime.watching.loop import DENSE, Held, Loop
+from karat.invariants.runtime.watching.loop import DENSE, SPACED, Held, Loop
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.probing import Probe
 from karat.invariants.runtime.watching.seams import Seams
@@ -39,6 +39,8 @@ ALL_ZERO = 3
 
 class Reach(Check):
     rules = (REACH, THROUGH)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._seen: dict[int, Seen] = {}
@@ -80,6 +82,8 @@ class Reach(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._seams.renew(loop)
+        if not self._seams.attached:
+            loop.rest(self, "after_step")
 
     def drop(self) -> None:
         self._seen = {}

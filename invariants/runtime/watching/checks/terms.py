@@ -44,16 +44,16 @@ class LossTerms(Check):
         self._zero: dict[str, tuple[int, int, bool]] = {}
         """Term -> the first step in which it was given, in how many it was zero, -1 once it was not, and whether ever below."""
         self._never: dict[str, int] = {}
-        self._forwards = -1
 
     def start(self, loop: Loop) -> None:
         loop.not_checked(RULE, "no terms were given: guards.log(losses={…}) before backward")
+        loop.rest(self, "before_step")
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         losses = logged.get("losses")
         if not losses:
             return
-        late = bool(loop.step) and self._forwards == loop.forwards and bool(loop.forwards)
+        late = bool(loop.step) and loop.applied == loop.forwards and bool(loop.forwards)
         terms = {
             str(name): term for name, term in losses.items()
             if isinstance(term, Tensor) and term.is_floating_point() and not covered(str(name), loop.spec.detached)
@@ -64,6 +64,7 @@ class LossTerms(Check):
         if not attached and (total is None or len(terms) > 1):
             return  # numbers to be seen, or a validation
         loop.unchecked.pop(RULE.slug, None)
+        loop.wake(self, "before_step")
         step = loop.step - late
         for name in terms.keys() - attached.keys():
             self._detached(loop, step, name, terms[name], bool(attached))
@@ -93,9 +94,6 @@ class LossTerms(Check):
             for name in idle:
                 self._idle(loop, moment, given, name)
         self.drop()
-
-    def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._forwards = loop.forwards
 
     def drop(self) -> None:
         for handle in self._handles:

@@ -17,6 +17,7 @@ from karat.invariants.runtime.watching.naming import some
 class WeightDecay(Check):
     rules = (RULE,)
     interval = "at the start, every K, and when a group changes"
+    spaced = True
 
     def __init__(self) -> None:
         self._seen: dict[int, list[tuple[Any, int]]] = {}
