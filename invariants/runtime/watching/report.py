@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from pydantic import Field
@@ -9,6 +10,11 @@ from pydantic import Field
 from karat.core.evidence import Record
 from karat.core.report import GuardSummary, Violation
 from karat.invariants.run.rule import Severity
+
+
+WIDTH = 120
+DECLARED_BY = ("Spec(", "guards.", "watch(", "declared")
+"""What a reason holds that says what to declare or to call."""
 
 
 class WatchReport(Record):
@@ -61,6 +67,12 @@ class WatchReport(Record):
         ]
         lines += [f"{v.severity}  {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.violations]
         lines += [f"suppr {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.suppressed]
-        lines += [f"held  {g.invariant:<7} {g.slug:<21} {g.checks} checks ({g.note})" for g in held]
-        lines += [f"not checked   {slug:<21} {why}" for slug, why in self.not_checked.items()]
+        if held:
+            names = ", ".join(f"{g.invariant} {g.slug}" for g in held)
+            lines.append(textwrap.fill(f"held: {names}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+        asked = {slug: why for slug, why in self.not_checked.items() if any(word in why for word in DECLARED_BY)}
+        lines += ["not checked, until it is told:"] * bool(asked)
+        lines += [f"  {slug:<21} {why}" for slug, why in asked.items()]
+        lines += ["not checked, nothing to judge:"] * (len(asked) < len(self.not_checked))
+        lines += [f"  {slug:<21} {why}" for slug, why in self.not_checked.items() if slug not in asked]
         return "\n".join(lines)
