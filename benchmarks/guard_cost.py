@@ -6,9 +6,9 @@ attached once, two without; the second of these is the control. All is CPU time 
 `steady`: ratio of a block with guards to the bare block of its round, the median over the rounds and the range of the middle
 half, of steps from 64 on in which no more is looked at than usual. `over 500`: the same with everything else spread over
 500 steps: `start`, what steps 0 to 2 and the others up to 64 take beyond that, with the probes of step 0; `looks`, the
-looks at the outputs, with the probes of step 500. `attach` happens once and is not in it: the call of watch, and its search
-for schedulers and scalers among the living objects, at the first forward. Where the control is off by more than the
-target, the verdict is noise.
+looks at the outputs. The probes of step 500 belong to the next 500. `attach` happens once and is not in it: the call of
+watch, and its search for schedulers and scalers among the living objects, at the first forward. Where the control is off by
+more than the target, the verdict is noise.
 """
 
 from __future__ import annotations
@@ -170,11 +170,11 @@ def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> 
     times: dict[str, list[tuple[str, int, float]]] = {name: [] for name in kinds}
     orders = itertools.cycle(itertools.permutations(kinds))
     done = 0
-    while done <= steps:
+    while done < steps:
         count = 1
         kind = kind_of(done)
         if kind == "steady":
-            count = next(n for n in range(1, size + 1) if n == size or kind_of(done + n) != kind or done + n > steps)
+            count = next(n for n in range(1, size + 1) if n == size or kind_of(done + n) != kind or done + n >= steps)
         for name in next(orders):
             times[name].append((kind, count, kinds[name].block(count) / count))
         done += count

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="every step, from step 64 on every 4th; of models above 16,384 weights each gradient in turn",
+    when="every step, from step 64 on every 8th; of models above 16,384 weights each gradient in turn",
     limits=("a gradient that is wrong but not zero",),
     source="https://discuss.pytorch.org/t/84911",
     example="loss = head(encoder(x).detach()).sum()",

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="in the first steps and every K on all parameters, else on one at every 4th step (8th in float32); over three looks",
+    when="first steps and every K on all parameters, else on one every 4th step (8th in float32, or from 64 on); three looks",
     limits=(
         "optimizers that are not torch's own may round stochastically or keep a compensation: of those it is a WARN",
         "while the rate rises or falls away nothing is said",
