@@ -29,7 +29,7 @@ from corpus.loops.case import Attach, Case, Clean  # noqa: E402
 
 SUBJECTS = (
     "schedule", "schedulers", "reach", "terms", "fresh", "finite", "accumulation", "clipping", "scaling", "parameters", "copies",
-    "semantics", "modes", "outputs", "numerics", "data", "state", "search",
+    "semantics", "modes", "outputs", "numerics", "data", "state", "search", "general",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""
@@ -98,7 +98,7 @@ class Observed:
         if str(finding.outcome) == "violated" and str(finding.severity) in ("FAIL", "WARN"):
             slug = getattr(finding, "slug", "") or finding.id.removeprefix("RUN-")
             step = max(0, self._run.steps - 1)
-            self._run.seen.append(Seen(finding.id, slug, str(finding.severity), step, finding.observed))
+            self._run.seen.append(Seen(finding.id, slug, str(finding.severity), step, finding.message))
 
     def finish(self) -> Any:
         """Ends the guards; what they say at the end counts for the last step."""

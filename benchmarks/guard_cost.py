@@ -1,10 +1,14 @@
 """What `watch(model, optimizer)` costs a training step: python benchmarks/guard_cost.py [--log] [--json FILE].
 
-One model trains in one process, on one thread, in short blocks of steps that take turns: with the guards, bare, and bare
-once more, in every order, each block in CPU time of the process. A ratio is of blocks of one round; shown are the median
-over the rounds and the range of the middle half. The second bare block is the control: its ratio says what the machine
-makes of two equal blocks, and where it is off by more than the target, the verdict is noise. Attaching and the two steps
-after it are not counted (attaching has a column of its own); nor, then, is what happens every few hundred steps.
+Three copies of a model train in one process, on one thread, in short blocks of steps that take turns: one with the guards,
+attached once, two without; the second of these is the control. All is CPU time of the process.
+
+`steady`: ratio of a block with guards to the bare block of its round, the median over the rounds and the range of the middle
+half, of steps from 64 on in which no more is looked at than usual. `over 500`: the same with everything else spread over
+500 steps: `start`, what steps 0 to 2 and the others up to 64 take beyond that, with the probes of step 0; `looks`, the
+looks at the outputs. The probes of step 500 belong to the next 500. `attach` happens once and is not in it: the call of
+watch, and its search for schedulers and scalers among the living objects, at the first forward. Where the control is off by
+more than the target, the verdict is noise.
 """
 
 from __future__ import annotations
@@ -30,9 +34,12 @@ from torch import nn
 
 from karat.core.report import write_text
 from karat.invariants.runtime import preflight, watch
+from karat.invariants.runtime.watching.attached import find
 
-ROUNDS, SECONDS, WARM = 40, 0.08, 2
-"""Blocks of each kind, about how many seconds of CPU one takes, and steps before a block."""
+STEPS, SECONDS = 500, 0.02
+"""Steps of each copy, and about how many seconds of CPU a block takes."""
+SETTLED = 64
+"""Steps after which the guards look as often as they will; see watching/loop.py."""
 LONG_STEP, SHORT_STEP = 10e-3, 2e-3
 """Seconds: from the first on the lower target holds, at the second and below the higher one, in between the line."""
 LONG_TARGET, SHORT_TARGET = 0.02, 0.05
@@ -64,27 +71,24 @@ ATTACH: dict[str, Attach] = {"watch": guards_on, "none": guards_off}
 
 
 class Training:
-    """One model in training, to which guards are attached for a block."""
+    """One copy of a model in training. attach: CPU seconds that attaching its guards took."""
 
-    def __init__(self, subject: Subject, log: bool) -> None:
+    def __init__(self, subject: Subject, attach: Attach, log: bool) -> None:
         torch.manual_seed(0)
         self.model = subject.build()
         self.batches = itertools.cycle(subject.batches())
         # so small a rate that thousands of steps leave the loss, and with it the arithmetic, as it was
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-7)
         self.log = log
-
-    def block(self, attach: Attach, steps: int) -> tuple[float, float]:
-        """CPU seconds a step, and CPU seconds of attaching."""
         began = time.process_time()
-        guards = attach(self.model, self.optimizer)
-        attached = time.process_time()
-        self._train(guards, WARM)
-        started = time.process_time()
-        self._train(guards, steps)
-        ended = time.process_time()
-        guards.finish()
-        return (ended - started) / steps, attached - began
+        self.guards = attach(self.model, self.optimizer)
+        self.attach = time.process_time() - began
+
+    def block(self, steps: int) -> float:
+        """CPU seconds of so many steps."""
+        began = time.process_time()
+        self._train(self.guards, steps)
+        return time.process_time() - began
 
     def _train(self, guards: Any, steps: int) -> None:
         for _ in range(steps):
@@ -99,7 +103,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was measured of one model; ratios are of paired blocks, seconds are of one step."""
+    """What was measured of one model; ratios are of paired blocks, seconds are of one step, of start and looks of all."""
 
     name: str
     parameters: int
@@ -108,6 +112,8 @@ class Cost:
     attach: float
     step: float
     guards: float
+    start: float
+    looks: float
     ratio: float
     low: float
     high: float
@@ -115,11 +121,18 @@ class Cost:
     target: float
 
     @property
+    def whole(self) -> float:
+        """Ratio over all steps: the steady one, and the start and the later looks spread over them."""
+        return self.ratio + (self.start + self.looks) / self.steps / self.step
+
+    @property
     def verdict(self) -> str:
-        """Whether the median is within the target; noise where two equal blocks differ by more than the target."""
+        """Whether both ratios are within the target; noise where two equal blocks differ by more than the target."""
         if abs(self.control - 1) > self.target:
             return "noise"
-        return "yes" if self.ratio <= 1 + self.target else "no"
+        if self.whole <= 1 + self.target:
+            return "yes"
+        return "steady" if self.ratio <= 1 + self.target else "no"
 
 
 def target_of(step: float) -> float:
@@ -128,35 +141,68 @@ def target_of(step: float) -> float:
     return SHORT_TARGET + along * (LONG_TARGET - SHORT_TARGET)
 
 
-def measure(subject: Subject, attach: Attach, log: bool, rounds: int = ROUNDS) -> Cost:
-    """Times the three kinds of block in turn, in an order that changes from round to round."""
-    training = Training(subject, log)
-    kinds = {"on": attach, "off": guards_off, "control": guards_off}
-    training.block(attach, WARM)
-    steps = max(1, round(SECONDS / training.block(guards_off, 4 * WARM)[0]))
-    times: dict[str, list[float]] = {name: [] for name in kinds}
-    attaching: list[float] = []
-    for order in itertools.islice(itertools.cycle(itertools.permutations(kinds)), rounds):
-        for name in order:
-            step, attached = training.block(kinds[name], steps)
-            times[name].append(step)
-            if name == "on":
-                attaching.append(attached)
-    ratios = [on / off for on, off in zip(times["on"], times["off"], strict=True)]
-    bare = statistics.median(times["off"])
+def kind_of(step: int) -> str:
+    """How much the guards look at in a step: all, the outputs, or what they look at in most, at the start and later."""
+    if step < 3 or (step and step % STEPS == 0):
+        return "dense"
+    if step & (step - 1) == 0 if step > SETTLED else step % 8 == 0:
+        return "look"
+    return "start" if step < SETTLED else "steady"
+
+
+def searching(optimizer: torch.optim.Optimizer) -> float:
+    """CPU seconds of the search for schedulers and scalers; it takes as long whether there are some or not."""
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        find([optimizer], None, None)
+        took.append(time.process_time() - began)
+    return statistics.median(took)
+
+
+def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> Cost:
+    """Times blocks of the three copies in turn, in an order that changes from round to round, up to step `steps`."""
+    kinds = {"on": Training(subject, attach, log), "off": Training(subject, guards_off, log),
+             "control": Training(subject, guards_off, log)}  # fmt: skip
+    warm = Training(subject, guards_off, log)
+    warm.block(4)
+    size = max(1, round(SECONDS * 4 / warm.block(4)))
+    times: dict[str, list[tuple[str, int, float]]] = {name: [] for name in kinds}
+    orders = itertools.cycle(itertools.permutations(kinds))
+    done = 0
+    while done < steps:
+        count = 1
+        kind = kind_of(done)
+        if kind == "steady":
+            count = next(n for n in range(1, size + 1) if n == size or kind_of(done + n) != kind or done + n >= steps)
+        for name in next(orders):
+            times[name].append((kind, count, kinds[name].block(count) / count))
+        done += count
+    kinds["on"].guards.finish()
+    steady = {name: [s for kind, _, s in rows if kind == "steady"] for name, rows in times.items()}
+    ratios = [on / off for on, off in zip(steady["on"], steady["off"], strict=True)]
+    bare = statistics.median(steady["off"])
+    usual = statistics.median(on - off for on, off in zip(steady["on"], steady["off"], strict=True))
     low, _, high = statistics.quantiles(ratios, n=4)
+    search = searching(warm.optimizer) if attach is guards_on else 0.0
+    extra: dict[str, list[float]] = {}
+    for (kind, _, on), (_, _, off) in zip(times["on"], times["off"], strict=True):
+        extra.setdefault(kind, []).append(on - off - usual)
+    typical = {kind: len(seen) * statistics.median(seen) for kind, seen in extra.items()}
     return Cost(
         name=subject.name,
-        parameters=len(list(training.model.parameters())),
-        weights=sum(p.numel() for p in training.model.parameters()),
-        steps=steps * rounds,
-        attach=statistics.median(attaching),
+        parameters=len(list(warm.model.parameters())),
+        weights=sum(p.numel() for p in warm.model.parameters()),
+        steps=steps,
+        attach=kinds["on"].attach + search,
         step=bare,
-        guards=statistics.median(on - off for on, off in zip(times["on"], times["off"], strict=True)),
+        guards=usual,
+        start=sum(extra["dense"][:3]) - search + typical["start"],
+        looks=sum(extra["dense"][3:]) + typical["look"],
         ratio=statistics.median(ratios),
         low=low,
         high=high,
-        control=statistics.median(a / b for a, b in zip(times["control"], times["off"], strict=True)),
+        control=statistics.median(a / b for a, b in zip(steady["control"], steady["off"], strict=True)),
         target=target_of(bare),
     )
 
@@ -174,15 +220,15 @@ def preflight_seconds() -> tuple[float, int]:
 
 def table_of(costs: list[Cost]) -> Table:
     """A row to each model."""
-    table = Table(title="The always-on guards, every step", title_justify="left")
-    for name in ("model", "tensors", "weights", "attach ms", "step ms", "guards us", "ratio", "middle half", "control",
-                 "target", "met"):  # fmt: skip
+    table = Table(title="The always-on guards, nothing declared", title_justify="left")
+    for name in ("model", "tensors", "weights", "step ms", "guards us", "steady", "middle half", "control", "attach ms",
+                 "start ms", "looks ms", "over 500", "target", "met"):  # fmt: skip
         table.add_column(name, justify="left" if name in ("model", "met") else "right")
     for c in costs:
         table.add_row(
-            c.name, str(c.parameters), f"{c.weights:,}", f"{c.attach * 1e3:.1f}", f"{c.step * 1e3:.2f}",
-            f"{c.guards * 1e6:.0f}", f"{c.ratio:.4f}", f"{c.low:.3f} to {c.high:.3f}", f"{c.control:.4f}",
-            f"{1 + c.target:.3f}", c.verdict,
+            c.name, str(c.parameters), f"{c.weights:,}", f"{c.step * 1e3:.2f}", f"{c.guards * 1e6:.0f}", f"{c.ratio:.4f}",
+            f"{c.low:.3f} to {c.high:.3f}", f"{c.control:.4f}", f"{c.attach * 1e3:.1f}", f"{c.start * 1e3:.0f}",
+            f"{c.looks * 1e3:.0f}", f"{c.whole:.4f}", f"{1 + c.target:.3f}", c.verdict,
         )  # fmt: skip
     return table
 
@@ -193,21 +239,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--attach", choices=list(ATTACH), default="watch", help="none: the benchmark's own error")
     parser.add_argument("--log", action="store_true", help="the loop also calls guards.log(loss=loss)")
     parser.add_argument("--only", metavar="NAME", default="", help="models whose name contains this")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"blocks of each kind (default {ROUNDS})")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each copy (default {STEPS}, at least 128)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write everything as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     costs = [
-        measure(s, ATTACH[options.attach], options.log, options.rounds) for s in SUBJECTS if options.only in s.name
+        measure(s, ATTACH[options.attach], options.log, max(options.steps, 2 * SETTLED))
+        for s in SUBJECTS
+        if options.only in s.name
     ]
     seconds, weights = preflight_seconds()
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(table_of(costs))
     console.print(f"preflight of a model of {weights:,} weights, batch 32: {seconds:.2f} s")
     if options.json:
         found = {"kind": "karat guard cost", "torch": torch.__version__, "python": platform.python_version(),
                  "attach": options.attach, "log": options.log, "preflight_seconds": seconds,
-                 "costs": [asdict(c) | {"met": c.verdict} for c in costs]}  # fmt: skip
+                 "costs": [asdict(c) | {"over": c.whole, "met": c.verdict} for c in costs]}  # fmt: skip
         write_text(options.json, json.dumps(found, indent=1) + "\n")
     return 0
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from karat.core.run_log import RunLog
 from karat.invariants.run import loss_checks, lr_checks
-from karat.invariants.run.finding import Finding
+from karat.invariants.run.finding import Finding, Outcome
 from karat.invariants.run.intent import Intent
 from karat.invariants.run.reconstruct import Fit, reconstruct
+from karat.invariants.run.spec import covering
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def audit(log: RunLog, intent: Intent, window: int | None = None) -> Audit:
         lr_checks.past_total(log, intent),
         lr_checks.conforms(log, intent),
         lr_checks.reconstructed(log, fit),
-        lr_checks.finite_rate(log),
+        lr_checks.in_range(log, intent),
         lr_checks.in_band(log, intent, fit),
         loss_checks.finite(log),
         loss_checks.not_rising(log, window),
@@ -42,4 +43,12 @@ def audit(log: RunLog, intent: Intent, window: int | None = None) -> Audit:
         loss_checks.even_tokens(log),
         lr_checks.declared_once(intent),
     )
-    return Audit(log, intent, findings, fit)
+    return Audit(log, intent, tuple(_suppressed(finding, intent) for finding in findings), fit)
+
+
+def _suppressed(finding: Finding, intent: Intent) -> Finding:
+    """The finding, with the reason where a declaration suppresses its violation by id or slug."""
+    if finding.outcome is not Outcome.VIOLATED:
+        return finding
+    by = covering(intent.suppress, (finding.id, finding.slug), finding.where)
+    return finding if by is None else replace(finding, outcome=Outcome.SUPPRESSED, reason=by.reason)

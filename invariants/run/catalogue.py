@@ -61,6 +61,7 @@ from karat.invariants.run import (
     run53_schedule_fit,
     run54_update_ratio,
     run55_lr_past_end,
+    run56_claimed_reduction,
 )
 from karat.invariants.run.rule import Rule
 
@@ -120,6 +121,7 @@ RULES: tuple[Rule, ...] = (
     run53_schedule_fit.RULE,
     run54_update_ratio.RULE,
     run55_lr_past_end.RULE,
+    run56_claimed_reduction.RULE,
 )
 
 

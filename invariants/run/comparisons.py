@@ -10,8 +10,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from karat.invariants.run.finding import Finding, Severity, decided, undecided
+from karat.invariants.run.finding import Finding, decided, undecided
 from karat.invariants.run.pruning import prune_rule
+from karat.invariants.run.rule import Severity
 from karat.invariants.run.run42_resume import RULE as RESUME
 from karat.invariants.run.run45_seeds import RULE as SEEDS
 
@@ -38,7 +39,7 @@ def resume_parity(straight: Mapping[int, float], resumed: Mapping[int, float], t
     seen = f"at step {step} the loss is {resumed[step]:.8g} where the uninterrupted run has {straight[step]:.8g}"
     if len(apart) > 1:
         seen += f"; {len(apart)} of {len(common)} steps differ"
-    return decided(RESUME.id, Severity.FAIL, False, seen, required, rows=len(common), at=f"step {step}")
+    return decided(RESUME.id, Severity.FAIL, False, seen, required, rows=len(common), where=f"step {step}")
 
 
 def independent_seeds(runs: Mapping[str, Sequence[float]]) -> Finding:
@@ -58,7 +59,7 @@ def independent_seeds(runs: Mapping[str, Sequence[float]]) -> Finding:
     listed = "; ".join(f"{a} and {b}" for a, b in one[:4])
     rows = min(len(runs[name]) for name in one[0])
     seen = f"{listed}: the same losses in all {rows} rows that they have in common"
-    return decided(SEEDS.id, Severity.FAIL, False, seen, required, rows=len(runs), at=listed)
+    return decided(SEEDS.id, Severity.FAIL, False, seen, required, rows=len(runs), where=listed)
 
 
 def _one(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -8,14 +8,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Literal
+
+from karat.invariants.run.spec import Suppression
 
 KINDS = ("wsd", "cosine", "linear", "constant")
 """Schedules that can be declared. wsd decays in a straight line unless its decay is declared as a cosine."""
 
 
+NOT_DECLARED = ("where", "conflicts", "left_out", "suppress")
+
+
 @dataclass(frozen=True)
 class Intent:
-    """Declarations of a run; None: not declared. `decay_end` is only there when declared apart from `total_steps`."""
+    """Declarations of a run; None: not declared. `decay_end` is only there when declared apart from `total_steps`.
+
+    left_out: keys of a Spec that a log cannot be judged by.
+    """
 
     total_steps: int | None = None
     schedule: str | None = None
@@ -27,13 +36,16 @@ class Intent:
     decay_end: int | None = None
     vocab: int | None = None
     reduction: float | None = None
-    restarts: tuple[int, ...] = ()
+    restarts: tuple[int, ...] | Literal["any"] = ()
+    lr_range: tuple[float, float] | None = None
+    suppress: tuple[Suppression, ...] = ()
     where: Mapping[str, str] = field(default_factory=dict)
     conflicts: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def declared(self) -> dict[str, object]:
         """The names and values that were declared."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("where", "conflicts")}
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NOT_DECLARED}
         return {name: value for name, value in held.items() if value not in (None, ())}
 
     def cite(self, name: str) -> str:
@@ -71,7 +83,9 @@ def merged(intents: tuple[Intent, ...]) -> Intent:
                 result = replace(result, **{name: value}, where={**result.where, name: place})  # type: ignore[arg-type]
             elif held != value:
                 conflicts.append(f"{name} = {held} ({result.where[name]}) and {value} ({place})")
-    return replace(result, conflicts=tuple(dict.fromkeys(conflicts)))
+    left_out = dict.fromkeys(name for intent in intents for name in intent.left_out)
+    suppress = tuple(by for intent in intents for by in intent.suppress)
+    return replace(result, conflicts=tuple(dict.fromkeys(conflicts)), left_out=tuple(left_out), suppress=suppress)
 
 
 def impossible(intent: Intent) -> str:

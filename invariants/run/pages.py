@@ -8,6 +8,8 @@ What a page calls proved is read off the proof lock; nothing on it is typed in t
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +20,13 @@ from karat.invariants.run.limit01_comparisons import INVARIANT as LIMITS
 from karat.invariants.run.rule import Form, Rule, Witness
 from karat.invariants.standing import LOCK, standing
 
+CALL = re.compile(r"(?<![`\w.])((?:Spec|Schedule|Suppression|watch|guards\.\w+)\((?:[^()]|\([^()]*\))*\))")
+LIMIT = {
+    Form.AT_MOST: "must be at most its limit",
+    Form.AT_LEAST: "must be at least its limit",
+    Form.WITHIN: "must be within its limits",
+    Form.AGREES: "must be what is declared or expected, to a tolerance",
+}
 PROVED_BY = {Form.AT_MOST: "at-most", Form.AT_LEAST: "at-least", Form.WITHIN: "within", Form.AGREES: "agrees"}
 
 
@@ -25,15 +34,15 @@ def page(rule: Rule, lock: ProofLock | None) -> str:
     """One rule's page: statement, evidence, what it cannot see, the bug, where such a bug was reported, how to declare."""
     parts = [
         f"# {rule.id} {rule.slug}",
-        f"{rule.statement[0].upper()}{rule.statement[1:]}.",
-        f"Why: {rule.why}.",
+        sentence(rule.statement),
+        f"Why it matters: {_marked(rule.why)}.",
         _table(rule),
         f"## Evidence\n\n{_evidence(rule, lock)}",
-        "## What it cannot see\n\n" + "\n".join(f"- {limit}" for limit in rule.limits),
-        f"## The bug\n\n```python\n{rule.example}\n```\n\nWithout it:\n\n```python\n{rule.mended}\n```",
-        f"Reported: <{rule.source}>",
-        f"## Declare, or suppress\n\n{_code(rule.declare)}\n\nTo suppress it, with the reason that the report keeps:\n\n"
-        f'```python\nSpec(suppress=[{{"rule": "{rule.slug}", "reason": "…"}}])\n```',
+        "## Limits\n\nNot seen, or judged with less certainty:\n\n"
+        + "\n".join(f"- {sentence(limit)}" for limit in rule.limits),
+        f"## The bug\n\n{_block(rule.example)}\n\nWithout it:\n\n{_block(rule.mended)}",
+        f"Such a bug, reported or described: <{rule.source}>",
+        _declared(rule),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -41,24 +50,38 @@ def page(rule: Rule, lock: ProofLock | None) -> str:
 def index(rules: Iterable[Rule]) -> str:
     """All rules in one table."""
     rows = [
-        f"| [{r.id}]({r.id}.md) | {r.slug} | {r.statement} | {r.severity} | {', '.join(r.seen_by)} | {r.when} |"
+        f"| [{r.id}]({r.id}.md) | {r.slug} | {sentence(r.statement)} | {r.severity} | {', '.join(r.seen_by)} | {r.when} |"
         for r in rules
     ]
     head = (
         "# The RUN family\n\nWhat must hold of any training run. FAIL: the spec or mathematics decides. WARN: a heuristic. "
-        "A rule of severity FAIL\nsays WARN where it only guesses. This folder is written by `make rules` from the records in "
-        "`invariants/run/`.\n\n| id | slug | states | severity | seen by | when |\n| --- | --- | --- | --- | --- | --- |\n"
+        "A rule of severity FAIL\nsays WARN where it only guesses. Which loops with a bug each rule "
+        "catches: `make bench-guards`. This folder is written by\n`make rules` from the records in `invariants/run/`.\n\n"
+        "| id | slug | states | severity | seen by | when |\n| --- | --- | --- | --- | --- | --- |\n"
     )
     return head + "\n".join(rows) + "\n"
 
 
+def sentence(text: str) -> str:
+    """The text with a capital letter and a full stop; a first word that is code, such as cross_entropy, stays as it is."""
+    first = text.split()[0].rstrip(",;:")
+    capital = text[0].upper() + text[1:] if first.isalpha() and first.islower() else text
+    return f"{_marked(capital)}."
+
+
+def _marked(text: str) -> str:
+    """Calls in the text marked as code."""
+    return CALL.sub(r"`\1`", text)
+
+
 def _table(rule: Rule) -> str:
-    unit = f", in {rule.unit}" if rule.unit else ""
+    told = not rule.unit or rule.unit in rule.quantity.replace(",", "").split()
+    unit = "" if told else f", in {'the unit ' if rule.unit.startswith('of ') else ''}{rule.unit}"
     rows = {
         "severity": str(rule.severity),
-        "judges": f"{rule.quantity}{unit}; {rule.form} its limit",
+        "judges": f"{rule.quantity}{unit}; {LIMIT[rule.form]}",
         "seen by": ", ".join(rule.seen_by),
-        "when": rule.when,
+        "when": _marked(rule.when),
     }
     return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
 
@@ -70,26 +93,52 @@ def _evidence(rule: Rule, lock: ProofLock | None) -> str:
     grade = "not shown" if proof is None else proof.grade if current else f"{proof.grade} of older code"
     claim = next(o.claim for o in LIMITS.obligations if o.id == name)
     lines = [f"- The comparison, {grade} for every double ({name}): {claim}."]
-    lines += [f"- Holds: {_witness(w, rule)}." for w in rule.holds]
-    lines += [f"- Violated: {_witness(w, rule)}." for w in rule.violates]
+    lines += [f"- Holds: {_witness(w, rule, 'is')}." for w in rule.holds]
+    lines += [f"- Violated: {_witness(w, rule, 'is not')}." for w in rule.violates]
     lines.append(
         "- What reads the number off a run is tested, not proved: loops with the bug and without (`make bench-guards`)."
     )
     return "\n".join(lines)
 
 
-def _witness(witness: Witness, rule: Rule) -> str:
-    bounds = ", ".join(f"{b:g}" for b in witness.bounds)
-    return f"{witness.value:g} {rule.form} {bounds}, {witness.why}"
+def _witness(witness: Witness, rule: Rule, verb: str) -> str:
+    low, *more = [f"{b:g}" for b in witness.bounds]
+    limit = {Form.WITHIN: f"{low} to {more[0]}", Form.AGREES: f"{low} ± {more[0]}"}[rule.form] if more else low
+    relation = "within" if more else str(rule.form)
+    return f"{witness.value:g} {verb} {relation} {limit}: {witness.why}"
 
 
-def _code(text: str) -> str:
-    """Code as code, a sentence as a sentence."""
-    return (
-        f"```python\n{text}\n```"
-        if "(" in text and " or " not in text and "\n" not in text and ". " not in text
-        else text
-    )
+def _declared(rule: Rule) -> str:
+    """What to write in the Spec, and how the rule is silenced by those that take one."""
+    parts = ["## Declare, or suppress"]
+    if not rule.declare.startswith("Spec(suppress="):
+        parts.append(_block(rule.declare) if _is_code(rule.declare) else sentence(rule.declare))
+    if {"watch", "preflight"} & set(rule.seen_by):
+        known = rule.declare if len(parts) == 1 else f'Spec(suppress=[{{"rule": "{rule.slug}", "reason": "…"}}])'
+        parts.append(f"To suppress it, with the reason that the report keeps:\n\n{_block(known)}")
+    if "audit" in rule.seen_by:
+        text = f'suppress = [{{ rule = "{rule.slug}", reason = "…" }}]'
+        parts.append(f"In the file of `trainer audit --spec`:\n\n```toml\n{text}\n```")
+    return "\n\n".join(parts)
+
+
+def _is_code(text: str) -> bool:
+    """Whether the text is a command, or Python; one word or two are a sentence."""
+    if text.startswith("trainer "):
+        return True
+    try:
+        return "(" in text and bool(ast.parse(text))
+    except SyntaxError:
+        return False
+
+
+def _block(code: str) -> str:
+    """The code as a block; commands of a shell are none of Python."""
+    try:
+        language = "python" if ast.parse(code) else ""
+    except SyntaxError:
+        language = "" if not code.startswith("trainer ") else "sh"
+    return f"```{language}\n{code}\n```"
 
 
 def written(lock: ProofLock | None) -> dict[str, str]:

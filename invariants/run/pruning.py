@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from karat.core.errors import KaratError
 from karat.core.formulas.halving import certificate_margin, rank, should_prune, survivors
-from karat.invariants.run.finding import Finding, Severity, decided
+from karat.invariants.run.finding import Finding, decided
+from karat.invariants.run.rule import Severity
 from karat.invariants.run.run46_prune import RULE
 
 Rule = Callable[[Sequence[float], Sequence[Sequence[float]]], bool]
@@ -97,7 +98,7 @@ def certified(
         f"largest gap {seen:.4g} where {gap:.4g} is declared; certificate {margin:+.4g}"
     )
     required = f"no trial that reaches {target:g} is stopped at threshold {threshold:g}, and no gap is above {gap:g}"
-    return decided(RULE.id, Severity.FAIL, holds, observed, required, rows=len(curves), at=found.best)
+    return decided(RULE.id, Severity.FAIL, holds, observed, required, rows=len(curves), where=found.best)
 
 
 def prune_rule(rule: Rule, curves: Mapping[str, Sequence[float]], lost: float = 0.0) -> Finding:
@@ -114,4 +115,4 @@ def prune_rule(rule: Rule, curves: Mapping[str, Sequence[float]], lost: float = 
             f"{found.best}, which ends best at {curve[-1]:.4g}, is stopped at row {rows} with {curve[rows - 1]:.4g}: "
             f"{left} ({len(found.stopped)} of {len(curves)} stopped)"
         )
-    return decided(RULE.id, Severity.FAIL, margin >= 0, observed, required, rows=len(curves), at=found.best)
+    return decided(RULE.id, Severity.FAIL, margin >= 0, observed, required, rows=len(curves), where=found.best)

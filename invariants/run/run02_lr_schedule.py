@@ -14,9 +14,9 @@ RULE = Rule(
     unit="",
     form=Form.AGREES,
     seen_by=("watch", "audit"),
-    when="every step of the first optimizer",
+    when="every step of the first optimizer; every row of a log",
     limits=(
-        "nothing without a declared schedule",
+        "it judges nothing without a declared schedule",
         "a resumed run may start where its state says; steps that a scaler skips may count or not",
     ),
     source="https://github.com/huggingface/diffusers/issues/4387",

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="",
     form=Form.AT_MOST,
     seen_by=("watch", "audit"),
-    when="every step",
+    when="every step; every row of a log",
     limits=(
         "WARN where neither a declaration nor the scheduler's own length says that the decay was over",
         "schedulers that rise by design are left alone: cyclic, warm restarts, one cycle, sequences",

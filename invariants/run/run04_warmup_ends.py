@@ -19,7 +19,7 @@ RULE = Rule(
         "WARN without a declared warm-up: past half of total_steps, or at the end of a run of 20 steps or more",
         "a rate that grows by one factor throughout, as in a range test, is left alone",
     ),
-    source="https://github.com/Lightning-AI/pytorch-lightning/issues/1476",
+    source="https://github.com/Lightning-AI/pytorch-lightning/issues/5631",
     example="scheduler = LambdaLR(optimizer, lambda n: min(1, n / 500))  # stepped once an epoch, of 20",
     mended="scheduler.step()  # after each optimizer.step()",
     declare='Spec(schedule=Schedule(kind="linear", peak=3e-4, warmup=500, total=10000))',

@@ -14,8 +14,11 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="every step; of large models each gradient in turn",
-    limits=("a gradient that is wrong but not zero",),
+    when="before the first step; every step, from step 64 on every 8th; of models above 16,384 weights each gradient in turn",
+    limits=(
+        "a gradient that is wrong but not zero",
+        "preflight: one batch and a few virtual steps, and at most 24 parameters without a gradient are tried",
+    ),
     source="https://discuss.pytorch.org/t/84911",
     example="loss = head(encoder(x).detach()).sum()",
     mended="loss = head(encoder(x)).sum()",

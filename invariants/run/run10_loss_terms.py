@@ -14,7 +14,7 @@ RULE = Rule(
     unit="",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="in each step in which the terms are given: guards.log(losses={…}) before backward",
+    when="before the first step; in each step in which the terms are given: guards.log(losses={…}) before backward",
     limits=(
         "whether a term reaches all the parameters that it should",
         "terms that are given as numbers, or all of them detached",

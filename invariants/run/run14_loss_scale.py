@@ -18,7 +18,7 @@ RULE = Rule(
     limits=(
         "the factor of the gradients is read off a linear layer that gives the captured output, or off logged losses",
         "torch itself raises where update() is never called or unscale_() is called twice",
-        "of torch.amp.GradScaler and its subclasses",
+        "scalers other than torch.amp.GradScaler and its subclasses",
     ),
     source="https://github.com/IAHispano/Applio/pull/860",
     example="scaler.scale(loss).backward()\noptimizer.step()",

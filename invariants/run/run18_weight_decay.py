@@ -14,9 +14,9 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="before the first step, every K, and whenever a group's weight decay or parameters change",
+    when="before the first step, every K, and when a group changes, seen at every step, from 64 on at every 8th",
     limits=(
-        "without a declaration only that it is no negative number",
+        "without a declaration it judges only that no weight decay is negative",
         "optimizers that do not keep weight_decay in their groups",
         "decay that the loop applies itself",
     ),

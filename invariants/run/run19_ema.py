@@ -20,7 +20,7 @@ RULE = Rule(
         "an update of every few steps from the start on is not judged by its rate",
         "that it is updated before the step is seen where averages are written in place",
     ),
-    source="https://github.com/FlyreelAI/sesemi/issues/36",
+    source="https://github.com/huggingface/diffusers/issues/1864",
     example="mean.mul_(1 - decay).add_(value, alpha=decay)  # exchanged",
     mended="mean.mul_(decay).add_(value, alpha=1 - decay)",
     declare="watch(model, optimizer, ema=averaged, spec=Spec(ema=0.999))",

@@ -14,10 +14,9 @@ RULE = Rule(
     unit="of the output",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first step, step K, then after twice as many",
+    when="before the first step; first step, step K, then after twice as many",
     limits=(
-        "three positions of one batch",
-        "axes are (batch, time, …)",
+        "it looks at three positions of one batch, whose axes are (batch, time, …)",
         "where it is not declared, only when the targets are the inputs shifted by one",
     ),
     source="https://github.com/huggingface/transformers/issues/48745",

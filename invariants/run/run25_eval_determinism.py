@@ -14,7 +14,7 @@ RULE = Rule(
     unit="of the output",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first step, step K, then after twice as many",
+    when="before the first step; first step, step K, then after twice as many",
     limits=(
         "two forwards on one batch",
         "sampling that is no dropout is left alone unless declared",

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="modules",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first step, step K, then after twice as many",
+    when="before the first step; first step, step K, then after twice as many",
     limits=(
         "two forwards of one batch",
         "functional dropout is seen by its rate alone",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
+
+FAR, MORE = 2.0, 0.5
+"""Times ln(classes), and nats, that an untrained model may be above guessing evenly: the logits of usual starts are small."""
 
 RULE = Rule(
     id="RUN-28",
@@ -13,12 +18,13 @@ RULE = Rule(
     quantity="first cross-entropy",
     unit="nats",
     form=Form.AT_MOST,
-    seen_by=("watch", "preflight"),
-    when="first step",
+    seen_by=("watch", "preflight", "audit"),
+    when="before the first step, at the first step; the first row of a log",
     limits=(
         "FAIL only with Spec(classes=…) and without Spec(pretrained=True)",
         "losses other than cross-entropy of class indices",
         "a low first loss is said only where classes are declared",
+        "a log whose first row comes late: there it is a WARN",
     ),
     source="https://karpathy.github.io/2019/04/25/recipe/",
     example="head.weight.data.normal_()  # width 768: logits of size 28",
@@ -27,3 +33,8 @@ RULE = Rule(
     holds=(Witness(10.8, (22.1,), "ln 50257"),),
     violates=(Witness(90.0, (22.1,), "eight times as much"),),
 )
+
+
+def most(classes: int) -> float:
+    """The largest plausible first cross-entropy of an untrained model, in nats."""
+    return FAR * math.log(classes) + MORE

@@ -9,12 +9,13 @@ RULE = Rule(
     slug="softmax",
     severity=Severity.FAIL,
     statement="a loss that takes logits is given logits, and a loss that compares pairs is given pairs",
-    why="cross_entropy of probabilities cannot fall below ln(C - 1 + e) - 1: the model trains, slowly and never well",
+    why="the cross-entropy of probabilities taken for logits cannot fall below ln(C - 1 + e) - 1: "
+    "the model trains, slowly and never well",
     quantity="losses fed with what they do not take",
     unit="losses",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first steps, every 8th, from 64 on every 128th",
+    when="before the first step; first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "read off the gradient at the outputs of the model",
         "a softmax or sigmoid that the loop applies itself is seen by preflight alone",

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="parts",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="first step",
+    when="before the first step; first step",
     limits=(
         "equal bits only",
         "one forward in eval mode",

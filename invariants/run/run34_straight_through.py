@@ -18,7 +18,7 @@ RULE = Rule(
     limits=(
         "a straight-through gradient that is there, but wrong",
         "a parameter that has another path, without rounding, too",
-        "nothing with several processes, or where the model is not called as a whole",
+        "it judges nothing with several processes, or where the model is not called as a whole",
     ),
     source="https://arxiv.org/abs/1308.3432",
     example="weight = torch.sign(self.weight)",

@@ -9,7 +9,8 @@ RULE = Rule(
     slug="overflow",
     severity=Severity.WARN,
     statement="numbers in low precision stay away from both ends of its range",
-    why="float16 ends at 65504 and 6e-8: before NaN come activations near the one end and gradients below the other",
+    why="numbers in float16 end at 65504 and at 6e-8: before NaN come activations near the one end and gradients "
+    "below the other",
     quantity="largest number, of the largest that its type can hold; or share of gradients below its normal numbers",
     unit="",
     form=Form.AT_MOST,

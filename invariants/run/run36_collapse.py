@@ -14,9 +14,9 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="every 8th step, from 64 on every 128th",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
-        "seen in steps that are looked at",
+        "a collapse between two steps that are looked at",
         "the first 8 steps count only after outputs differed",
     ),
     source="https://github.com/open-edge-platform/physical-ai-studio/issues/998",

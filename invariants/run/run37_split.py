@@ -24,7 +24,7 @@ RULE = Rule(
         "where the training set repeats itself as much, as windows that overlap do, it is a WARN, from a tenth on",
         "whole numbers in one row, most of them different, are taken for ids: a WARN",
         "near copies: other crops, other white space, paraphrases",
-        "the first 5 million tokens, and 20,000 samples of each part",
+        "what comes after the first 5 million tokens, or 20,000 samples, of each part",
         "leaks through what was fitted on both parts, such as a scaler",
     ),
     source="https://github.com/microsoft/seismic-deeplearning/issues/233",

@@ -14,10 +14,10 @@ RULE = Rule(
     unit="positions",
     form=Form.WITHIN,
     seen_by=("watch",),
-    when="first steps, every 8th, from 64 on every 128th",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "FAIL where the model is declared causal and the targets are its inputs themselves",
-        "tokens in and cross-entropy of class indices out, or both logged",
+        "it looks only where tokens go in and a cross-entropy of class indices comes out, or both are logged",
         "an autoencoder, whose positions see each other, is not meant",
     ),
     source="https://github.com/huggingface/transformers/issues/47394",

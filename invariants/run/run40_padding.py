@@ -14,7 +14,7 @@ RULE = Rule(
     unit="positions",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="first steps, every 8th, from 64 on every 128th",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "FAIL with Spec(padding=…); undeclared only where a token fills the ends of sequences and stands nowhere else",
         "positions whose input and target are both padding",

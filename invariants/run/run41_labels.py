@@ -14,7 +14,7 @@ RULE = Rule(
     unit="labels",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="first steps, every 8th, from 64 on every 128th",
+    when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "FAIL only for labels outside Spec(classes=…)",
         "a quarter of the declared classes that never occur is a WARN, after 24 labels for each",

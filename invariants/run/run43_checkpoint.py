@@ -17,7 +17,7 @@ RULE = Rule(
     when="when guards.checkpoint(state) is called, and when the model loads a state while it is watched",
     limits=(
         "recorded losses are compared with evaluations under names such as val_loss that were logged",
-        "a sample of 64 numbers of each parameter",
+        "differences outside a sample of 64 numbers of each parameter",
         "weights of an older step, when they are copies, are taken for what they say",
     ),
     source="https://github.com/WenjieDu/PyPOTS/issues/667",

@@ -20,7 +20,7 @@ RULE = Rule(
         "the first batch is known only where the model's forward was seen",
         "logs of fewer than three rows, or with one value throughout",
     ),
-    source="https://github.com/SpectrumCollaborationChallenge/phase1-hurdles/issues/15",
+    source="https://github.com/SpectrumCollaborationChallenge/phase1-hurdles/issues/14",
     example="seed = arguments.seed or 1  # seed 0 counts as none",
     mended="seed = 1 if arguments.seed is None else arguments.seed",
     declare="independent([report_1, report_2, report_3])",

@@ -19,7 +19,7 @@ RULE = Rule(
         "statistical: rises below the noise of two windows are not seen",
         "in watch a rise that stays below where the run started",
         "curricula and changes of data may raise a loss rightly",
-        "nothing without logged losses",
+        "it judges nothing without logged losses",
     ),
     source="https://arxiv.org/abs/2304.09871",
     example="optimizer = SGD(model.parameters(), lr=10.0)",

@@ -16,7 +16,7 @@ RULE = Rule(
     seen_by=("watch",),
     when="first steps, every K",
     limits=(
-        "cross-entropy of class indices alone",
+        "losses other than a cross-entropy of class indices",
         "a term of the loss with a factor of its own is left alone",
     ),
     source="https://github.com/huggingface/transformers/pull/34191",

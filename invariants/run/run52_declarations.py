@@ -16,10 +16,10 @@ RULE = Rule(
     seen_by=("audit",),
     when="once",
     limits=("declarations in forms that are not read",),
-    source="https://github.com/huggingface/transformers/issues/33455",
+    source="https://github.com/unslothai/unsloth/issues/594",
     example="--total-steps 1000   # and the report says 2000",
     mended="--total-steps 2000",
-    declare="trainer audit LOG --total-steps N comes first",
+    declare="trainer audit LOG --total-steps 2000",
     holds=(Witness(0, (0,), "one value each"),),
     violates=(Witness(1, (0,), "two totals"),),
 )

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from karat.core.errors import ConfigError
 from karat.invariants.run.shapes import Shape
@@ -82,6 +82,21 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
+    @field_validator("frozen", "detached", "decay", "no_decay", "restarts", mode="before")
+    @classmethod
+    def _one_alone(cls, given: Any, info: ValidationInfo) -> Any:
+        """One pattern, or one step, where several may stand; restarts = true for "any"."""
+        if info.field_name == "restarts":
+            return "any" if given is True else (given,) if type(given) is int else given
+        return (given,) if isinstance(given, str) else given
+
+    @field_validator("lr_range")
+    @classmethod
+    def _a_range(cls, given: tuple[float, float] | None) -> tuple[float, float] | None:
+        if given is not None and not given[0] <= given[1]:
+            raise ValueError(f"the lowest rate first: {given[0]:g} <= {given[1]:g} does not hold")
+        return given
+
     causal: bool | None = None
     """Whether no output at position t may depend on an input after t. None: guessed from targets shifted by one."""
     batch_independent: bool | None = None
@@ -115,8 +130,8 @@ class Spec(BaseModel):
     """The largest 2-norm of all gradients of an optimizer at its step, as clip_grad_norm_ leaves it."""
     dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
     """The dtype that every trainable floating-point parameter is to have."""
-    decay: tuple[Text, ...] = ()
-    """Parameters that are to have weight decay; with it, all others are to have none unless in neither list."""
+    decay: tuple[Text, ...] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = ()
+    """Parameters that are to have weight decay; or its value, which every matrix outside `no_decay` is to have."""
     no_decay: tuple[Text, ...] = ()
     """Parameters that are to have no weight decay."""
     ema: float | None = Field(default=None, ge=0, le=1)
@@ -135,13 +150,15 @@ class Spec(BaseModel):
     seconds: float = Field(default=4.5, gt=0, le=3600)
     """Time budget. What it leaves no time for is listed as not run."""
 
-    def suppression(self, rule: str, where: str) -> Suppression | None:
-        """The first suppression that covers a finding."""
-        return next((s for s in self.suppress if s.rule == rule and fnmatchcase(where, s.where)), None)
-
     def suppressed(self, names: Iterable[str], where: str) -> Suppression | None:
         """The first suppression that covers a finding of a rule with these names, its id and its slug."""
-        return next((found for name in names if (found := self.suppression(name, where)) is not None), None)
+        return covering(self.suppress, names, where)
+
+
+def covering(suppress: Iterable[Suppression], names: Iterable[str], where: str) -> Suppression | None:
+    """The first suppression of a rule with one of these names, its id or its slug, at this place."""
+    known = tuple(names)
+    return next((s for s in suppress if s.rule in known and fnmatchcase(where, s.where)), None)
 
 
 def read_spec(given: Spec | Mapping[str, Any] | str | Path | None) -> Spec:
@@ -175,7 +192,10 @@ def covered(name: str, patterns: Iterable[str]) -> bool:
     """Whether a parameter's name is covered by a pattern, or lies below a module that is."""
     parts = name.split(".")
     ancestors = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    return any(fnmatchcase(ancestor, pattern) for pattern in patterns for ancestor in ancestors)
+    return any(
+        fnmatchcase(ancestor, pattern) or fnmatchcase(f".{ancestor}", pattern)  # `*.bias` is any bias, the outermost too
+        for pattern in patterns for ancestor in ancestors
+    )  # fmt: skip
 
 
 def require_names(
@@ -190,7 +210,8 @@ def require_names(
     parameters, modules, rules = list(parameters), list(modules), list(rules)
     for field in ("frozen", "decay", "no_decay"):
         known = [*parameters, *buffers] if field == "frozen" else parameters
-        for pattern in getattr(spec, field):
+        patterns = getattr(spec, field)
+        for pattern in patterns if isinstance(patterns, tuple) else ():
             if not any(covered(name, (pattern,)) for name in known):
                 raise _unknown(f"Spec.{field}", pattern, [*parameters, *modules], "a parameter of the model")
     for name in (name for pair in spec.tied for name in pair):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from karat.invariants.run.finding import Finding, Severity, decided, undecided
+from karat.invariants.run.finding import Finding, decided, undecided
+from karat.invariants.run.rule import Severity
 from karat.invariants.run.run45_seeds import RULE
 from karat.invariants.runtime.watching.report import WatchReport
 
@@ -32,7 +33,7 @@ def independent(reports: Iterable[WatchReport]) -> Finding:
     else:
         seen = f"{len(runs)} runs start from other weights each"
     severity = Severity.WARN if alike and not one else Severity.FAIL
-    return decided(RULE.id, severity, not alike, seen, required, rows=len(runs), at=_listed(one or alike))
+    return decided(RULE.id, severity, not alike, seen, required, rows=len(runs), where=_listed(one or alike))
 
 
 def _listed(pairs: list[tuple[tuple[int, str, str], tuple[int, str, str]]]) -> str:

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from karat.core.errors import ConfigError
-from karat.invariants.run.finding import Finding, Outcome, Severity, decided, exit_code, undecided
+from karat.invariants.run.finding import Finding, Outcome, decided, exit_code, undecided
+from karat.invariants.run.rule import Severity
 from karat.invariants.run.run42_resume import RULE as RESUME
 from karat.invariants.run.run44_data_position import RULE as POSITION
 from karat.invariants.runtime.preflight.keep import Kept, seed_all
@@ -84,7 +85,7 @@ class ParityReport:
         lines = [
             f"resume parity: {self.steps} steps, interrupted before step {self.at}, {self.compared} values compared"
         ]
-        return "\n".join([*lines, *(f"{f.word:<11} {f.id} {f.slug}: {f.observed}" for f in self.findings)])
+        return "\n".join([*lines, *(f"{f.word:<11} {f.id} {f.slug}: {f.message}" for f in self.findings)])
 
 
 def resume_parity(
@@ -141,7 +142,7 @@ class _Trial:
         for cause in causes:
             rule = POSITION if cause.kind == "object" and _is_data(again[cause.name]) else RESUME
             seen = f"{_sentence(cause, again)}; {difference}"
-            findings.append(decided(rule.id, Severity.FAIL, False, seen, rule.statement, rows=1, at=str(cause)))
+            findings.append(decided(rule.id, Severity.FAIL, False, seen, rule.statement, rows=1, where=str(cause)))
         return self._result(tuple(findings), straight, difference)
 
     def _result(self, findings: tuple[Finding, ...], straight: list[dict[str, Any]], difference: str) -> ParityReport:

@@ -22,34 +22,39 @@ from typing import Any
 import torch
 from torch import nn
 
-from karat.core.errors import ConfigError
+from karat.core.errors import ConfigError, StorageError
 from karat.core.observation import Phase
 from karat.core.policy import Policy
 from karat.core.report import Violation, write_report
 from karat.invariants import inv08_lr_band as inv08
-from karat.invariants.run.catalogue import RULES
-from karat.invariants.run.spec import Spec, read_spec, require_names
+from karat.invariants.run.spec import Spec
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.runtime.watching.calls import Calls, Told
+from karat.invariants.runtime.watching.captured import autocast_now, autocast_on
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks import every_check
+from karat.invariants.runtime.watching.cost import Cost
 from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe, declare
+from karat.invariants.runtime.watching.given import declared_spec, require_settings, several_optimizers
+from karat.invariants.runtime.watching.heard import Shield, take_off
+from karat.invariants.runtime.watching.interrupts import from_signal
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, unwrapped
+from karat.invariants.runtime.watching.naming import one_model, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
+from karat.invariants.runtime.watching.speaking import Rows, Said, require_writable
 from karat.invariants.runtime.watching.tally import Tally
 
 EVERY = 500
 """Steps between two looks of the expensive probes."""
-TIMED = 16
-"""Every so many steps each check is timed on its own."""
 
 _WATCHED: weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.ref[Watch]] = weakref.WeakKeyDictionary()
 """Optimizer -> the guards on it: they live as long as the optimizer whose hooks hold them."""
 
 
 def _speak(text: str) -> None:
+    if sys.stderr is None:
+        return  # print would take standard output
     print(text, file=sys.stderr)
 
 
@@ -61,16 +66,19 @@ class Watch:
         self._steps = [loop.first] * len(loop.optimizers)
         self._forwards = [0] * len(loop.optimizers)
         self._moments: dict[int, Moment] = {}
+        self._rates: list[list[Any] | None] = [None] * len(loop.optimizers)
+        self._between = False
         self._handles: list[Any] = []
         self._report: WatchReport | None = None
-        self._seconds = 0.0
+        self._cost = Cost()
         self._first = self._last = 0.0
         self._outcome = "finished"
         for check in checks:
             for rule in check.rules:
                 loop.tallies.setdefault(rule.id, Tally(rule, check.interval))
         for check in checks:
-            self._asked(check, "start", check.start)
+            self._asked(check.start)
+        self._duties = -1
         self._attach()
 
     # -- what the user sees -------------------------------------------------------------------------------------------
@@ -117,17 +125,17 @@ class Watch:
                 f"losses is {type(losses).__name__}", required="a mapping of names to terms",
                 next_step='guards.log(losses={"ce": ce, "aux": aux})',
             )  # fmt: skip
-        self._tell("log", logged)
+        self._tell(logged)
 
     def checkpoint(self, state: Any = None, *, loss: float | None = None, step: int | None = None) -> None:
         """Tells the guards of a checkpoint that is about to be written or was read: its state, recorded loss and step."""
         if self._report is None:
-            self._tell("log", {"checkpoint": {"state": state, "loss": loss, "step": step}})
+            self._tell({"checkpoint": {"state": state, "loss": loss, "step": step}})
 
     def split(self, *, train: Any, validation: Any) -> None:
         """Gives the guards both parts of the data, to be compared: data sets, tensors or arrays of tokens."""
         if self._report is None:
-            self._tell("log", {"split": (train, validation)})
+            self._tell({"split": (train, validation)})
 
     def finish(self, early: str = "") -> WatchReport:
         """Runs the checks of the end, detaches the guards and returns the report; again is harmless.
@@ -138,13 +146,16 @@ class Watch:
             self._detach()
             if early:
                 self._outcome, self._loop.early = f"ended early: {early}", True
-            for check in self._on_duty("finish"):
-                self._asked(check, "finish", check.finish)
-            self._loop.transfer.bring()
+            for call in self._on_duty("finish"):
+                self._asked(call)
+            self._bring()
             self._report = self._made_report()
             self._let_go()
             if self._report_path is not None:
-                write_report(self._report_path, self._report)
+                try:
+                    write_report(self._report_path, self._report)
+                except (OSError, StorageError) as error:
+                    self._loop.say(f"the report of the guards cannot be written: {error}")
             self._loop.stop_if_strict()
         return self._report
 
@@ -175,45 +186,59 @@ class Watch:
     # -- hooks --------------------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
-        forwards = self._on_duty("forward")
-        self._before, self._look = self._on_duty("before_step"), self._on_duty("look")
-        self._after = self._on_duty("after_step")
+        self._list()
         for place, optimizer in enumerate(self._loop.optimizers):
-            self._handles.append(optimizer.register_step_pre_hook(self._hook(place, self._before_step)))
-            self._handles.append(optimizer.register_step_post_hook(self._hook(place, self._after_step)))
+            before, after = partial(self._before_step, place), partial(self._after_step, place)
+            shield = Shield(self._broke)
+            self._handles.append(optimizer.register_step_pre_hook(shield.before(before)))
+            self._handles.append(optimizer.register_step_post_hook(shield.after(after)))
             _WATCHED[optimizer] = weakref.ref(self)
-        self._calls = Calls(self._loop.model, _told(weakref.ref(self), forwards))
-        self._handles.append(self._calls)
+        self._heard = Calls(self._loop.model, _told(weakref.ref(self)))
+        self._handles.append(self._heard)
 
-    def _hook(self, place: int, method: Callable[..., Any]) -> Callable[..., Any]:
-        def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return method(place, optimizer, args, kwargs)
-            finally:
-                self._last = time.perf_counter()
-                self._seconds += self._last - began
+    def _list(self) -> None:
+        """Lists what is to be asked at each moment: anew when a check went off duty, or rests at one."""
+        self._duties = self._loop.duties
+        self._log_calls = self._on_duty("log")
+        self._calls: dict[tuple[str, bool, bool, bool], list[Callable[..., None]]] = {}
 
-        return hook
+    def _of(self, moment: str, kept: bool, between: bool, steady: bool = False) -> list[Callable[..., None]]:
+        """What is to be asked at a moment of a step. kept: its forward is; between: without the checks that are spaced;
+        steady: without those of the rates."""
+        key = moment, kept, between, steady
+        found = self._calls.get(key)
+        if found is None:
+            calls = [(call, call.__self__) for call in self._on_duty(moment)]  # type: ignore[attr-defined]
+            found = self._calls[key] = [
+                call for call, check in calls
+                if (kept or not check.of_forward) and not (between and check.spaced) and not (steady and check.of_rates)
+            ]  # fmt: skip
+        return found
 
-    def _forwarded(self, checks: list[Check], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _forwarded(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         began = time.perf_counter()
         loop = self._loop
-        loop.forwards = self._calls.forwards
-        for check in checks:
-            if id(check) not in loop.off_duty:
-                self._asked(check, "forward", check.forward, module, args, kwargs, output)
-        self._seconds += time.perf_counter() - began
+        loop.forwards = self._heard.forwards
+        if torch.is_grad_enabled():
+            loop.call = module, args, kwargs, autocast_now() if autocast_on() else ()
+        kept = loop.captured is not None or loop.capture_next
+        self._ask(self._of("forward", kept, self._between), module, args, kwargs, output)
+        self._cost.add(time.perf_counter() - began)
 
     def _before_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        self._first = self._first or time.perf_counter()
-        closure = any(callable(given) for given in (*args[1:], kwargs.get("closure")))  # args[0] is the optimizer
+        began = time.perf_counter()
+        self._first = self._first or began
+        closure = len(args) > 1 or bool(kwargs)  # args[0] is the optimizer
+        closure = closure and any(callable(given) for given in (*args[1:], kwargs.get("closure")))
         moment = Moment(optimizer, place, self._steps[place], closure, 0, self._loop.held[place])
         self._moments[place] = moment
-        self._calls.renew()
-        if not closure:
-            self._judge(moment)
-            return None
+        self._heard.renew()
+        try:
+            if not closure:
+                self._judge(moment)
+                return None
+        finally:
+            self._cost.add(time.perf_counter() - began)
         followed = partial(self._followed, moment)
         return (args[0], *map(followed, args[1:])), {n: followed(v) if n == "closure" else v for n, v in kwargs.items()}
 
@@ -228,8 +253,10 @@ class Watch:
             if moment.closure and self._report is None:
                 began = time.perf_counter()
                 moment.closure = False
-                self._judge(moment)
-                self._seconds += time.perf_counter() - began
+                try:
+                    self._judge(moment)
+                finally:
+                    self._cost.add(time.perf_counter() - began)
             return loss
 
         return closure
@@ -238,66 +265,122 @@ class Watch:
         moment = self._moments.pop(place, None)
         if moment is None:
             return
-        if moment.closure:  # the optimizer never called it
-            self._judge(moment)
-        for check in self._after:
-            self._asked(check, "after_step", check.after_step, moment)
+        began = time.perf_counter()
+        loop = self._loop
+        try:
+            if moment.closure:  # the optimizer never called it
+                self._judge(moment)
+            kept, step = loop.captured is not None, moment.step
+            self._ask(self._of("after_step", kept, moment.between and loop.between(step + 1)), moment)
+        finally:
+            loop.call = None
+            self._last = time.perf_counter()
+            self._cost.add(self._last - began)
         self._steps[place] += 1
-        self._forwards[place] = self._loop.forwards
-        self._loop.step = max(self._loop.step, self._steps[place])
-        self._loop.stop_if_strict()
+        self._forwards[place] = loop.applied = loop.forwards
+        if self._steps[place] > loop.step:
+            loop.step = self._steps[place]
+            looked = loop.looked(loop.step)
+            loop.capture_next = loop.capture_next or looked
+            self._between = loop.between(loop.step)
+            self._cost.turn(loop.step - loop.first, looked)
+        loop.stop_if_strict()
 
     def _judge(self, moment: Moment) -> None:
-        moment.forwards = self._loop.forwards - self._forwards[moment.index]
-        with torch.no_grad():
-            for check in self._look:
-                self._asked(check, "look", check.look, moment)
-            self._loop.transfer.bring()
-            for check in self._before:
-                self._asked(check, "before_step", check.before_step, moment)
-        if moment.index == 0:
-            self._declared.monitor.check(
-                Phase.BEFORE_STEP, moment.step, [probe(moment.step) for probe in self._declared.probes]
-            )
-        self._loop.stop_if_strict()
-
-    def _asked(self, check: Check, moment: str, method: Callable[..., None], *given: Any) -> None:
-        """One call of a check: one that raises is taken off duty and named in the report; the loop goes on."""
         loop = self._loop
-        if id(check) in loop.off_duty:
-            return
-        began = time.perf_counter() if (loop.step - loop.first) % TIMED == TIMED // 2 else 0.0
+        moment.forwards = loop.forwards - self._forwards[moment.index]
+        moment.between = between = loop.between(moment.step)
+        rates: list[Any] = [group.get("lr") for group in moment.optimizer.param_groups]
+        steady = between and rates == self._rates[moment.index]
+        if steady:
+            moment.rates = tuple(map(float, rates))
+        elif all(type(rate) is float and rate for rate in rates):
+            self._rates[moment.index] = rates
+        else:  # tensors change in place, and a rate of 0 is counted
+            self._rates[moment.index] = None
+        graph = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)  # as no_grad, which is an object more in every step
         try:
-            method(loop, *given)
+            self._ask(self._of("look", loop.captured is not None, between, steady), moment)
+            self._bring()
+            self._ask(self._of("before_step", loop.captured is not None, between, steady), moment)
+        finally:
+            torch._C._set_grad_enabled(graph)
+        if self._declared.probes and moment.index == 0:
+            self._declared.monitor.check(Phase.BEFORE_STEP, moment.step, self._declared.readings(moment.step))
+        loop.stop_if_strict()
+
+    def _ask(self, calls: list[Callable[..., None]], *given: Any) -> None:
+        """Asks all checks of a moment: one that raises is taken off duty and named in the report; the loop goes on."""
+        loop = self._loop
+        if self._cost.timed:
+            for call in calls:
+                began = time.thread_time()
+                self._asked(call, *given)
+                self._cost.take(type(call.__self__).__name__, time.thread_time() - began)  # type: ignore[attr-defined]
+        else:
+            left = iter(calls)
+            call = None
+            while True:
+                try:
+                    for call in left:
+                        call(loop, *given)
+                    break
+                except (Stopped, ConfigError):
+                    raise
+                except Exception as error:
+                    if from_signal(error):
+                        raise
+                    loop.broke(call.__self__, call.__name__, error)  # type: ignore[union-attr]
+        if loop.duties != self._duties:
+            self._list()
+
+    def _asked(self, method: Callable[..., None], *given: Any) -> None:
+        """One call of a check."""
+        try:
+            method(self._loop, *given)
         except (Stopped, ConfigError):
             raise
         except Exception as error:
-            loop.off(check)
-            for rule in check.rules:
-                loop.not_checked(
-                    rule, f"its check raised in {moment} at step {loop.step}: {type(error).__name__}: {error}"
-                )
-        if began:
-            name = type(check).__name__
-            loop.seconds[name] = loop.seconds.get(name, 0.0) + time.perf_counter() - began
+            if from_signal(error):
+                raise
+            self._loop.broke(method.__self__, method.__name__, error)  # type: ignore[attr-defined]
 
-    def _tell(self, moment: str, logged: Mapping[str, Any]) -> None:
+    def _bring(self) -> None:
+        """Answers what was asked for; who cannot be answered is taken off duty."""
+        transfer = self._loop.transfer
+        transfer.bring()
+        if not transfer.failed:
+            return
+        for check, error in transfer.failed:
+            if check is None:
+                self._loop.unchecked.setdefault("numbers", f"some could not be read: {type(error).__name__}: {error}")
+            else:
+                self._loop.broke(check, "reading numbers", error)
+        transfer.failed = []
+
+    def _broke(self, error: Exception) -> None:
+        """The guards' own frame raised: all checks are taken off duty, and the report says so."""
+        for check in self._checks:
+            self._loop.broke(check, "the frame of the guards", error)
+
+    def _tell(self, logged: Mapping[str, Any]) -> None:
         began = time.perf_counter()
-        for check in self._on_duty(moment):
-            self._asked(check, moment, check.log, logged)
-        self._seconds += time.perf_counter() - began
+        self._ask(self._log_calls, logged)
+        self._cost.add(time.perf_counter() - began)
         self._loop.stop_if_strict()
 
-    def _on_duty(self, moment: str) -> list[Check]:
-        """The checks that do something at a moment."""
+    def _on_duty(self, moment: str) -> list[Callable[..., None]]:
+        """The methods of the checks that do something at a moment."""
+        loop = self._loop
         own = [c for c in self._checks if getattr(type(c), moment) is not getattr(Check, moment)]
-        return [c for c in own if id(c) not in self._loop.off_duty]
+        return [getattr(c, moment) for c in own if id(c) not in loop.off_duty and (id(c), moment) not in loop.resting]
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _detach(self) -> None:
         for handle in self._handles:
-            handle.remove()
+            take_off(handle)
         self._handles = []
         for optimizer in self._loop.optimizers:
             _WATCHED.pop(optimizer, None)
@@ -307,15 +390,12 @@ class Watch:
         lower = self._declared.not_checked.get("INV-8, lower end", "")
         own = [g.summary(lower if id_ == "INV-8" else "") for id_, g in self._declared.monitor.guards.items()]
         taken = loop.step - loop.first
-        timed = max(1, (taken + TIMED // 2 - 1) // TIMED)
-        spread = {name: seconds / timed for name, seconds in loop.seconds.items()}
-        scale = (self._seconds / max(taken, 1)) / (sum(spread.values()) or 1.0)
         tallies = sorted(loop.tallies.values(), key=lambda t: int(t.rule.id.partition("-")[2]))
         return WatchReport(
             policy=loop.policy.value, steps=loop.step, every=loop.every, outcome=self._outcome,
             violations=tuple(self.violations), suppressed=tuple(loop.suppressed),
             guards=(*own, *(tally.summary() for tally in tallies)), not_checked=self.not_checked,
-            cost={name: seconds * scale * 1e6 for name, seconds in sorted(spread.items(), key=lambda s: -s[1])},
+            cost=self._cost.of_a_step(), start_ms=self._cost.start * 1e3,
             step_ms=1e3 * (self._last - self._first) / taken if taken else 0.0,
             fingerprint=dict(loop.fingerprint),
         )  # fmt: skip
@@ -323,20 +403,23 @@ class Watch:
     def _let_go(self) -> None:
         """Drops all that was held of the loop."""
         for check in self._checks:
-            check.drop()
-        if self._loop.ledger is not None:
-            self._loop.ledger.close()
-        self._checks, self._before, self._look, self._after = [], [], [], []
+            with contextlib.suppress(Exception):
+                check.drop()
+        close = getattr(self._loop.ledger, "close", None)
+        if close is not None:
+            close()
+        self._checks = []
+        self._log_calls, self._calls = [], {}
         self._moments = {}
         self._declared = Declared(self._declared.monitor, (), self._declared.not_checked)
         self._loop.forget()
 
 
-def _told(watching: weakref.ref[Watch], checks: list[Check]) -> Told:
+def _told(watching: weakref.ref[Watch]) -> Told:
     def told(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         guards = watching()
         if guards is not None and guards._report is None:
-            guards._forwarded(checks, module, args, kwargs, output)
+            guards._forwarded(module, args, kwargs, output)
 
     return told
 
@@ -382,73 +465,19 @@ def watch(
     speaks (standard error). ConfigError for what cannot be watched. The gradients of a closure are looked at when it has
     returned for the first time.
     """
-    _require(policy, every, first_step)
-    module, optimizers = one_model(model), _optimizers(optimizer)
-    declared = _spec(spec, total_steps)
-    _require_known(declared, module)
-    rows = Ledger(Path(ledger)) if ledger is not None else None
-    loop = Loop(module, optimizers, declared, Policy(policy), every, say or _speak, rows, first_step)
+    require_settings(policy, every, first_step)
+    module, optimizers = one_model(model), several_optimizers(optimizer, _WATCHED)
+    declared = declared_spec(spec, total_steps, module)
+    said = Said(say or _speak)
+    rows = Rows(Ledger(Path(ledger)), said) if ledger is not None else None
+    if report is not None:
+        require_writable(Path(report))
+    loop = Loop(module, optimizers, declared, Policy(policy), every, said, rows, first_step)
     loop.scheduler, loop.scaler, loop.ema, loop.replicas = scheduler, scaler, ema, tuple(replicas)
     own = declare(
         unwrapped(module), optimizers[0], Policy(policy),
         lr_band=lr_band, plateau=plateau, gf16=gf16, mixing=mixing, invariants=invariants,
     )  # fmt: skip
-    own.monitor.ledger, own.monitor.say = rows, say or _speak
+    own.monitor.ledger, own.monitor.say = rows, said
     checks = [] if policy == Policy.OFF else every_check()
     return Watch(loop, checks, own, Path(report) if report is not None else None)
-
-
-def _require(policy: Policy | str, every: int, first_step: int) -> None:
-    if policy not in list(Policy):
-        raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
-    if every < 1:
-        raise ConfigError(f"every = {every}", required="at least 1 step")
-    if first_step < 0:
-        raise ConfigError(f"first_step = {first_step}", required="at least 0, the steps taken before this run")
-
-
-def _require_known(spec: Spec, model: nn.Module) -> None:
-    if not named_parameters(model):
-        raise ConfigError("the model has no parameters", required="a module with parameters to train")
-    modules = [plain_name(name) for name, _ in unwrapped(model).named_modules() if name]
-    rules = [name for r in RULES for name in (r.id, r.slug)]
-    require_names(spec, _all_names(model), modules, rules, _buffer_names(model))
-
-
-def _spec(given: Spec | Mapping[str, Any] | str | Path | None, total_steps: int | None) -> Spec:
-    declared = read_spec(given)
-    if total_steps is None:
-        return declared
-    return read_spec({**{n: getattr(declared, n) for n in declared.model_fields_set}, "total_steps": total_steps})
-
-
-def _all_names(model: nn.Module) -> list[str]:
-    return [plain_name(n) for n, _ in unwrapped(model).named_parameters(remove_duplicate=False)]
-
-
-def _buffer_names(model: nn.Module) -> list[str]:
-    return [plain_name(n) for n, _ in unwrapped(model).named_buffers()]
-
-
-def _optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:
-    several = (given,) if isinstance(given, torch.optim.Optimizer) else given
-    held = tuple(several) if isinstance(several, (tuple, list)) else ()
-    if not held or not all(isinstance(o, torch.optim.Optimizer) for o in held):
-        raise ConfigError(
-            f"optimizer is {type(given).__name__}", required="a torch.optim.Optimizer, or a list of them",
-            next_step="watch(model, optimizer)",
-        )  # fmt: skip
-    if not any(group["params"] for o in held for group in o.param_groups):
-        raise ConfigError(
-            "the optimizer has no groups with parameters", required="an optimizer of the model's parameters",
-            next_step="torch.optim.AdamW(model.parameters(), lr=…)",
-        )  # fmt: skip
-    if len(set(map(id, held))) < len(held):
-        raise ConfigError("an optimizer is given twice", required="each optimizer once")
-    for optimizer in held:
-        if optimizer in _WATCHED:
-            raise ConfigError(
-                "this optimizer is watched already", required="one watch(…) for each optimizer",
-                next_step="guards.finish() before it is watched again",
-            )  # fmt: skip
-    return held

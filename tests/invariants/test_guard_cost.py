@@ -47,7 +47,7 @@ class Busy:
 
 def test_a_cost_that_is_there_is_measured(bench: ModuleType) -> None:
     small = bench.Subject("small", lambda: bench.layers(16, 16, 10), (4, 16))
-    cost = bench.measure(small, lambda model, optimizer: Busy(optimizer), log=False, rounds=6)
+    cost = bench.measure(small, lambda model, optimizer: Busy(optimizer), log=False, steps=128)
     assert 1.9e-3 < cost.guards < 6e-3
     assert cost.ratio > 1.5
     assert cost.verdict != "yes"
@@ -55,8 +55,25 @@ def test_a_cost_that_is_there_is_measured(bench: ModuleType) -> None:
 
 
 def test_the_verdict_is_noise_where_equal_blocks_differ(bench: ModuleType) -> None:
-    cost = bench.Cost("x", 1, 1, 1, attach=0, step=0.01, guards=0, ratio=1.01, low=1, high=1, control=1.0, target=0.02)
+    cost = bench.Cost(
+        "x",
+        1,
+        1,
+        500,
+        attach=0,
+        step=0.01,
+        guards=0,
+        start=0,
+        looks=0,
+        ratio=1.01,
+        low=1,
+        high=1,
+        control=1,
+        target=0.02,
+    )
     assert cost.verdict == "yes"
+    assert replace(cost, start=0.03, looks=0.01).whole == pytest.approx(1.018)
+    assert replace(cost, start=0.03, looks=0.04).verdict == "steady"
     assert replace(cost, ratio=1.03).verdict == "no"
     assert replace(cost, control=0.97).verdict == "noise"
     assert replace(cost, control=1.03, ratio=1.03).verdict == "noise"

@@ -159,7 +159,7 @@ def test_everything_is_as_it_was_found_when_a_probe_raises(monkeypatch: pytest.M
 
     model, optimizer, batch = setting()
     before = state(model, optimizer, batch)
-    monkeypatch.setattr(run, "PROBES", (modes.EVAL.probe("breaks", "none", broken),))
+    monkeypatch.setattr(run, "PROBES", (modes.EVAL.probe(broken),))
     with pytest.raises(ZeroDivisionError):
         preflight(model, batch, loss_of, optimizer)
     assert state(model, optimizer, batch) == before

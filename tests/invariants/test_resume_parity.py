@@ -57,7 +57,7 @@ def step(objects: dict[str, Any], i: int) -> float:
 
 
 def causes(report: Any) -> list[tuple[str, str]]:
-    return [(f.slug, f.at) for f in report.findings if f.word == "FAIL"]
+    return [(f.slug, f.where) for f in report.findings if f.word == "FAIL"]
 
 
 def test_a_run_that_is_saved_whole_goes_on_bit_for_bit() -> None:
@@ -79,7 +79,7 @@ def test_the_generators_are_left_as_they_were() -> None:
 def test_dropout_after_a_resume_draws_what_it_drew_at_the_start() -> None:
     report = resume_parity(lambda: made(drop=0.5), step)
     assert causes(report) == [("resume", "the global generator of torch")] and report.exit_code == 1
-    assert "was not restored; step 3: the loss is" in report.findings[0].observed
+    assert "was not restored; step 3: the loss is" in report.findings[0].message
 
 
 def test_each_generator_by_its_name() -> None:
@@ -110,7 +110,7 @@ def test_generators_in_the_checkpoint_mend_it() -> None:
 def test_a_counter_that_no_state_dict_holds() -> None:
     report = resume_parity(lambda: made(counts=True), step)
     assert causes(report) == [("resume", "the attribute `seen` of `model`")]
-    assert "is in no state_dict" in report.findings[0].observed
+    assert "is in no state_dict" in report.findings[0].message
 
 
 class Scheduler:
@@ -141,7 +141,7 @@ def test_an_object_without_a_state() -> None:
 
     report = resume_parity(with_it, stepped)
     assert causes(report) == [("resume", "`scheduler`")]
-    assert "(Scheduler) has no state_dict" in report.findings[0].observed
+    assert "(Scheduler) has no state_dict" in report.findings[0].message
 
 
 def endless() -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,7 +153,7 @@ def test_data_that_starts_at_its_beginning_again() -> None:
         lambda: made() | {"data": endless()}, lambda objects, i: advance(objects, next(objects["data"]))
     )
     assert causes(report) == [("data-position", "`data`")]
-    assert "its data starts at the beginning" in report.findings[0].observed
+    assert "its data starts at the beginning" in report.findings[0].message
 
 
 class Position:
@@ -194,7 +194,7 @@ def test_what_make_does_not_build_leaves_it_undecided() -> None:
     data = endless()
     report = resume_parity(made, lambda objects, i: advance(objects, next(data)))
     assert report.exit_code == 2 and not report.holds
-    assert "differ before any interruption" in report.findings[0].observed
+    assert "differ before any interruption" in report.findings[0].message
 
 
 class Boxed(nn.Linear):
@@ -218,7 +218,7 @@ def test_a_state_that_is_not_read_without_unpickling_is_a_warning() -> None:
 
     report = resume_parity(boxed, step)
     (warning, parity) = report.findings
-    assert warning.word == "WARN" and "weights_only" in warning.observed and parity.word == "ok"
+    assert warning.word == "WARN" and "weights_only" in warning.message and parity.word == "ok"
     assert report.exit_code == 0 and not report.holds
 
 

@@ -31,8 +31,8 @@ def test_losses_after_a_resume() -> None:
     straight = {k: 1.0 / (k + 1) for k in range(10)}
     assert resume_parity(straight, {k: straight[k] for k in range(5, 10)}).word == "ok"
     off = resume_parity(straight, {5: straight[5], 6: math.nextafter(straight[6], 1), 7: 0.5})
-    assert (off.word, off.id, off.slug, off.at) == ("FAIL", "RUN-42", "resume", "step 6")
-    assert "2 of 3 steps differ" in off.observed
+    assert (off.word, off.id, off.slug, off.where) == ("FAIL", "RUN-42", "resume", "step 6")
+    assert "2 of 3 steps differ" in off.message
     assert resume_parity({1: 1.0}, {1: 1.0 + 1e-9}, tolerance=1e-6).word == "ok"
     assert resume_parity({1: math.nan}, {1: math.nan}).word == "ok"
     assert resume_parity({1: math.nan}, {1: 1.0}).word == "FAIL"
@@ -42,7 +42,7 @@ def test_losses_after_a_resume() -> None:
 def test_logs_that_are_one() -> None:
     runs = {"x": [3.0, 2.0, 1.0, 0.5], "y": [3.0, 2.0, 1.0], "z": [3.0, 2.0, 1.5]}
     one = independent_seeds(runs)
-    assert (one.word, one.slug, one.at) == ("FAIL", "seeds", "x and y")
+    assert (one.word, one.slug, one.where) == ("FAIL", "seeds", "x and y")
     assert independent_seeds({"x": runs["x"], "z": runs["z"]}).word == "ok"
     assert independent_seeds({"x": [0.0] * 9, "y": [0.0] * 9}).word == "ok"  # says nothing of seeds
     assert independent_seeds({"x": runs["x"]}).word == independent_seeds({"x": [1.0], "y": [1.0]}).word == "not decided"
@@ -63,7 +63,7 @@ def report(seed: int, data: int, forward: bool = True) -> WatchReport:
 
 def test_reports_of_runs_that_are_one() -> None:
     same = independent([report(0, 0), report(1, 1), report(0, 0)])
-    assert (same.word, same.at) == ("FAIL", "1 and 3") and "the same first batch" in same.observed
+    assert (same.word, same.where) == ("FAIL", "1 and 3") and "the same first batch" in same.message
     assert independent([report(0, 0), report(0, 1)]).word == "WARN"
     assert independent([report(0, 0), report(1, 0), report(2, 0)]).word == "ok"
     assert independent([report(0, 0, forward=False), report(0, 0, forward=False)]).word == "WARN"
@@ -78,12 +78,12 @@ def median(*rows: int, sign: float = 1.0) -> Callable[[Sequence[float], Sequence
 
 def test_a_rule_that_stops_the_best() -> None:
     lost = prune_rule(median(1), CURVES)
-    assert (lost.word, lost.id, lost.slug, lost.at) == ("FAIL", "RUN-46", "prune", "late")
-    assert "late, which ends best at 1, is stopped at row 1 with 4: b ends 1.2 higher" in lost.observed
-    assert "2 of 4 stopped; late, which ends best, is kept" in prune_rule(median(3), CURVES).observed
-    assert "stopped at row 3 with 1.5" in prune_rule(median(3, sign=-1.0), CURVES).observed
+    assert (lost.word, lost.id, lost.slug, lost.where) == ("FAIL", "RUN-46", "prune", "late")
+    assert "late, which ends best at 1, is stopped at row 1 with 4: b ends 1.2 higher" in lost.message
+    assert "2 of 4 stopped; late, which ends best, is kept" in prune_rule(median(3), CURVES).message
+    assert "stopped at row 3 with 1.5" in prune_rule(median(3, sign=-1.0), CURVES).message
     assert prune_rule(median(1), CURVES, lost=1.2 + 1e-9).word == "ok"
-    assert "none survives (4 of 4 stopped)" in prune_rule(median(1, 2, 3), CURVES).observed
+    assert "none survives (4 of 4 stopped)" in prune_rule(median(1, 2, 3), CURVES).message
     assert prune_rule(lambda own, others: True, CURVES).word == "FAIL"
     with pytest.raises(KaratError, match="no curves"):
         prune_rule(median(1), {})
@@ -92,11 +92,11 @@ def test_a_rule_that_stops_the_best() -> None:
 def test_the_threshold_rule_and_its_gap() -> None:
     assert pruning.largest_gap(CURVES, (1, 2)) == 3.0
     declared = pruning.certified(CURVES, (1, 2), threshold=4.0, target=1.0, gap=3.0)
-    assert declared.word == "ok" and "certificate +0" in declared.observed
+    assert declared.word == "ok" and "certificate +0" in declared.message
     tight = pruning.certified(CURVES, (1, 2), threshold=3.5, target=1.0, gap=3.0)
-    assert tight.word == "FAIL" and "the best stopped" in tight.observed
+    assert tight.word == "FAIL" and "the best stopped" in tight.message
     wrong = pruning.certified(CURVES, (1, 2), threshold=4.0, target=1.0, gap=2.0)
-    assert wrong.word == "FAIL" and "largest gap 3 where 2 is declared" in wrong.observed
+    assert wrong.word == "FAIL" and "largest gap 3 where 2 is declared" in wrong.message
 
 
 def test_a_loss_that_is_no_number_is_stopped_and_last() -> None:

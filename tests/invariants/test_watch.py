@@ -85,7 +85,7 @@ def test_what_is_found_is_found_at_its_step_and_once() -> None:
     assert sum("RUN-11" in text for text in said) == 1 and "trainer explain RUN-11" in said[0]
     report = guards.finish()
     tally = next(g for g in report if g.invariant == "RUN-11")
-    assert (tally.state, tally.checks, tally.violations) == ("VIOLATED", 11, 5)
+    assert (tally.state, tally.checks, tally.violations) == ("VIOLATED", 12, 5)
     assert report.exit_code == 1 and guards.finish() is report
 
 
@@ -419,3 +419,18 @@ def test_a_spec_is_read_from_a_file(tmp_path: Path) -> None:
     assert spec.total_steps == 3 and isinstance(spec.schedule, Schedule)
     assert [spec.schedule.rate(s) for s in (0, 5, 10, 80, 90, 100, 1000)] == [0, 0.01, 0.02, 0.02, 0.01, 0, 0]
     assert spec.suppressed(("RUN-11", "gradient-fresh"), "") is not None
+
+
+def test_one_pattern_stands_for_a_tuple_and_a_decay_may_be_a_number() -> None:
+    spec = read_spec({"frozen": "0.*", "restarts": True, "decay": 0.1, "no_decay": "*.bias"})
+    assert spec.frozen == ("0.*",) and spec.restarts == "any" and spec.no_decay == ("*.bias",)
+    assert read_spec({"restarts": 500}).restarts == (500,)
+    for value, found in ((0.1, False), (0.0, True), (0.2, True)):
+        model = nn.Linear(8, 4)
+        groups = [{"params": [model.weight], "weight_decay": value}, {"params": [model.bias], "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-3)
+        guards = quiet(model, optimizer, spec={"decay": 0.1, "no_decay": "*.bias"})
+        train(model, optimizer, range(2))
+        fails = [v for v in guards.violations if v.slug == "weight-decay"]
+        assert bool(fails) is found and all(v.severity == "FAIL" and v.where == "weight" for v in fails)
+        guards.finish()

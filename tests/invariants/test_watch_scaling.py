@@ -57,7 +57,8 @@ def sized(*sizes: int, calls: int = 1) -> Callable[..., None]:
         for step, size in enumerate(sizes):
             optimizer.zero_grad()
             for index in range(size):
-                sum(loss_of(model, 100 * step + 10 * index + call) for call in range(calls)).backward()
+                total = sum(loss_of(model, 100 * step + 10 * index + call) for call in range(calls))
+                (total / size).backward()
             optimizer.step()
 
     return run

@@ -13,7 +13,9 @@ import pytest
 
 from karat.core.formulas import schedule
 from karat.core.run_log import Row, RunLog, digits_of
+from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
 from karat.invariants.inv08_lr_band import SEED_LOG
+from karat.invariants.run.catalogue import find_rule
 from karat.invariants.run.finding import Finding
 from karat.invariants.run.intent import Intent, merged
 from karat.invariants.run.lr_checks import conforms, past_total, rises_in_decay
@@ -24,15 +26,15 @@ OVERRUN = Path(__file__).with_name("audit_logs") / "overrun.txt"
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, dict[str, Any]]:
-    """(exit code, findings by id and all else) of `trainer audit … --json`."""
+    """(exit code, findings by slug and all else) of `trainer audit … --json`."""
     code = main(["audit", *map(str, arguments), "--json"])
     data = json.loads(capsys.readouterr().out)
-    return code, data | {finding["id"]: finding for finding in data["findings"]}
+    return code, data | {finding["slug"]: finding for finding in data["findings"]}
 
 
 def words(data: dict[str, Any], outcome: str, severity: str = "") -> set[str]:
     found = [f for f in data["findings"] if f["outcome"] == outcome]
-    return {f["id"] for f in found if not severity or f["severity"] == severity}
+    return {f["slug"] for f in found if not severity or f["severity"] == severity}
 
 
 def log_of(rates: Sequence[tuple[float, str]]) -> RunLog:
@@ -47,15 +49,15 @@ def test_the_report_of_a_run_that_overran(capsys: pytest.CaptureFixture[str]) ->
     code, data = audited(capsys, OVERRUN)
     assert code == 1 and data["verdict"] == "VIOLATED"
     assert words(data, "violated", "FAIL") == {
-        "RUN-step-budget",
-        "RUN-lr-decay",
-        "RUN-lr-past-total",
-        "RUN-lr-schedule",
+        "step-budget",
+        "lr-decay",
+        "lr-past-end",
+        "lr-schedule",
     }
-    assert "step 2000; total_steps = 1000 (line 11)" in data["RUN-step-budget"]["observed"]
-    assert "0.002 at step 1000 -> 0.011 at step 1500" in data["RUN-lr-decay"]["observed"]
-    assert "declared from step 800 on" in data["RUN-lr-decay"]["observed"]
-    assert data["RUN-lr-schedule"]["observed"].startswith("4 of 8 rows agree")
+    assert "step 2000; total_steps = 1000 (line 11)" in data["step-budget"]["message"]
+    assert "0.002 at step 1000 -> 0.011 at step 1500" in data["lr-decay"]["message"]
+    assert "declared from step 800 on" in data["lr-decay"]["message"]
+    assert data["lr-schedule"]["message"].startswith("4 of 8 rows agree")
     assert data["reconstructed"]["family"] == "wsd, unclamped cosine decay" and data["reconstructed"]["fits"]
     assert [data["reconstructed"][k] for k in ("warmup", "stable_end", "total", "peak", "floor")] == [
         500,
@@ -64,9 +66,9 @@ def test_the_report_of_a_run_that_overran(capsys: pytest.CaptureFixture[str]) ->
         0.02,
         0.002,
     ]
-    assert "a uniform guess alone reaches 95.2 %; from ln 4096 it is 54.9 %" in data["RUN-reduction"]["observed"]
-    assert "total_steps = 1000 (line 11) and 2000" in data["RUN-declared-once"]["observed"]
-    assert words(data, "not decided") == {"RUN-descent", "RUN-validation", "RUN-tokens"}
+    assert "a uniform guess alone reaches 95.2 %; from ln 4096 it is 54.9 %" in data["claimed-reduction"]["message"]
+    assert "total_steps = 1000 (line 11) and 2000" in data["declarations"]["message"]
+    assert words(data, "not decided") == {"loss-trend", "validation", "tokens"}
 
 
 def test_the_table_alone_and_with_a_declared_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,15 +76,12 @@ def test_the_table_alone_and_with_a_declared_total(tmp_path: Path, capsys: pytes
     lines = OVERRUN.read_text().splitlines()
     table.write_text("\n".join(lines[lines.index("Step    Loss      LR        Grad Norm") :][:9]))
     code, data = audited(capsys, table)
-    assert code == 0 and words(data, "violated", "WARN") == {"RUN-lr-decay", "RUN-lr-reconstructed"}
-    assert (
-        data["reconstructed"]["total"] == 1000
-        and "3 rows are past that total" in data["RUN-lr-reconstructed"]["observed"]
-    )
+    assert code == 0 and words(data, "violated", "WARN") == {"lr-decay", "schedule-fit"}
+    assert data["reconstructed"]["total"] == 1000 and "3 rows are past that total" in data["schedule-fit"]["message"]
     code, data = audited(capsys, table, "--total-steps", "1000")
-    assert code == 1 and words(data, "violated", "FAIL") == {"RUN-step-budget", "RUN-lr-past-total"}
+    assert code == 1 and words(data, "violated", "FAIL") == {"step-budget", "lr-past-end"}
     code, data = audited(capsys, table, "--schedule", "wsd", "--total-steps", "2000", "--stable-end", "800")
-    assert code == 1 and words(data, "violated", "FAIL") == {"RUN-lr-decay"}
+    assert code == 1 and words(data, "violated", "FAIL") == {"lr-decay"}
 
 
 def cosine(step: int) -> float:
@@ -159,7 +158,7 @@ def perturbed(step: int, factor: float) -> Finding:
 def test_one_row_that_does_not_conform_is_named(step: int) -> None:
     assert perturbed(step, 1.0).word == "ok"
     finding = perturbed(step, 1.01)
-    assert finding.word == "FAIL" and finding.at == f"step {step}"
+    assert finding.word == "FAIL" and finding.where == f"step {step}"
 
 
 def test_a_declared_restart_is_no_rise() -> None:
@@ -190,42 +189,53 @@ def write_losses(path: Path, losses: Sequence[float], **columns: Sequence[float]
     return path
 
 
+def test_every_finding_carries_id_slug_and_margin(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = audited(capsys, OVERRUN, "--vocab", "4096")[1]["findings"]
+    assert len(findings) == 15
+    for finding in findings:
+        assert finding["slug"] == (LR_BAND.slug if finding["id"] == "INV-8" else find_rule(finding["id"]).slug)
+        held = finding["outcome"] == "holds"
+        assert finding["outcome"] == "not decided" or (
+            finding["margin"] is not None and (finding["margin"] >= 0) == held
+        )
+
+
 def test_losses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = Random(4)
     falling = [2 + 3 * math.exp(-k / 60) + random.gauss(0, 0.05) for k in range(240)]
     log = tmp_path / "log.jsonl"
     code, data = audited(capsys, write_losses(log, falling), "--vocab", "200")
-    assert code == 0 and not words(data, "violated") and {"RUN-descent", "RUN-first-loss"} <= words(data, "holds")
+    assert code == 0 and not words(data, "violated") and {"loss-trend", "first-loss"} <= words(data, "holds")
     code, data = audited(capsys, write_losses(log, [*falling[:120], *(x + 2 for x in falling[120:])]))
-    assert code == 0 and words(data, "violated") == {"RUN-descent"}
+    assert code == 0 and words(data, "violated") == {"loss-trend"}
     code, data = audited(capsys, write_losses(log, [*falling, math.nan]))
-    assert code == 1 and words(data, "violated", "FAIL") == {"RUN-finite"} and data["RUN-finite"]["at"] == "line 241"
+    assert code == 1 and words(data, "violated", "FAIL") == {"finite"} and data["finite"]["where"] == "line 241"
     code, data = audited(capsys, write_losses(log, falling, val_loss=[x / 4 for x in falling]))
-    assert words(data, "violated") == {"RUN-validation"}
+    assert words(data, "violated") == {"validation"}
     code, data = audited(capsys, write_losses(log, falling), "--vocab", "4")
-    assert words(data, "violated") == {"RUN-first-loss"}
+    assert words(data, "violated") == {"first-loss"}
 
 
 def test_a_claimed_reduction_that_does_not_follow_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_losses(tmp_path / "log.jsonl", [4.0, 3.0, 2.0])
     assert audited(capsys, log, "--reduction", "50")[0] == 0
     code, data = audited(capsys, log, "--reduction", "75")
-    assert code == 1 and "4 to 2 is 50.0 %" in data["RUN-reduction"]["observed"]
+    assert code == 1 and "4 to 2 is 50.0 %" in data["claimed-reduction"]["message"]
 
 
 def test_tokens_per_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     losses, even = [3.0] * 20, [512.0 * k for k in range(20)]
     log = tmp_path / "log.jsonl"
-    assert "RUN-tokens" in words(audited(capsys, write_losses(log, losses, tokens=even))[1], "holds")
+    assert "tokens" in words(audited(capsys, write_losses(log, losses, tokens=even))[1], "holds")
     uneven = [t + (512 if k > 9 else 0) for k, t in enumerate(even)]
-    assert "RUN-tokens" in words(audited(capsys, write_losses(log, losses, tokens=uneven))[1], "violated")
+    assert "tokens" in words(audited(capsys, write_losses(log, losses, tokens=uneven))[1], "violated")
 
 
 def test_markdown_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, picture = tmp_path / "audit.md", tmp_path / "lr.png"
     assert main(["audit", str(OVERRUN), "--out", str(page), "--plot", str(picture)]) == 1
     out = capsys.readouterr().out
-    assert "RUN-lr-decay" in out and "VIOLATED: 4 FAIL, 4 WARN" in out
+    assert "lr-decay" in out and "VIOLATED: 4 FAIL, 4 WARN" in out
     text = page.read_text()
     assert "## Not decided, and why" in text and "unclamped cosine" in text and "exit code 1" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -237,12 +247,12 @@ def test_rates_that_are_not_finite_fail_and_leave_nothing_to_plot(
     log = write_losses(tmp_path / "log.jsonl", [3.0] * 9, lr=[math.nan] * 9)
     assert main(["audit", str(log), "--plot", str(tmp_path / "lr.png")]) == 1
     out, err = capsys.readouterr()
-    assert "RUN-lr-finite" in out and "is not written" in err and not (tmp_path / "lr.png").exists()
+    assert "lr-range" in out and "is not written" in err and not (tmp_path / "lr.png").exists()
 
 
 def test_the_catalogue_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     catalogue = audited(capsys, OVERRUN)[1]["catalogue"]
-    assert catalogue["INV-8"] == "RUN-lr-band and RUN-lr-schedule" and catalogue["INV-3"] == "not decided from a log"
+    assert "RUN-2 lr-schedule" in catalogue["INV-8"] and catalogue["INV-3"] == "not decided from a log"
 
 
 def test_a_karat_run_is_judged_by_its_own_configuration(
@@ -253,11 +263,11 @@ def test_a_karat_run_is_judged_by_its_own_configuration(
     assert main(["run", "--quiet", "--policy", "warn", "--data", str(text), "--out", str(run), *sets]) == 0
     capsys.readouterr()
     code, data = audited(capsys, run / "log.jsonl")
-    assert code == 0 and {"RUN-lr-schedule", "RUN-step-budget", "RUN-finite"} <= words(data, "holds")
+    assert code == 0 and {"lr-schedule", "step-budget", "finite"} <= words(data, "holds")
     assert data["declared"]["total_steps"]["where"] == "config.toml of the run"
     assert audited(capsys, run)[1]["findings"] == data["findings"]
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     rows[-1]["lr"] = [x * 1.5 for x in rows[-1]["lr"]]
     (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, data = audited(capsys, run)
-    assert code == 1 and "RUN-lr-schedule" in words(data, "violated", "FAIL")
+    assert code == 1 and "lr-schedule" in words(data, "violated", "FAIL")

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from karat.core.run_log import RunLog, canonical, digits_of
+from karat.invariants.run.spec import Schedule, read_spec
 from karat.trainer.audit.assemble import UnreadableLog, number
-from karat.trainer.audit.declarations import declared_in_text
+from karat.trainer.audit.declarations import declared_in_text, of_spec
 from karat.trainer.audit.read import read_log
 from karat.trainer.audit.tensorboard import crc32c, masked
 from karat.trainer.cli import main
@@ -227,6 +228,78 @@ def test_declarations_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
         capsys.readouterr()
         assert main(["audit", str(log), "--spec", str(spec)]) == 2
         assert str(spec) in capsys.readouterr().err
+
+
+SPEC = """
+total_steps = 40
+classes = 10
+restarts = [30]
+causal = true
+frozen = ["backbone.*"]
+suppress = [{ rule = "lr-schedule", reason = "tuned by hand" }]
+[schedule]
+kind = "linear"
+peak = 0.002
+warmup = 4
+total = 40
+"""
+
+
+def test_a_spec_of_watch_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "spec.toml"
+    path.write_text(SPEC)
+    found = of_spec(path)
+    assert (found.total_steps, found.vocab, found.restarts) == (40, 10, (30,))
+    assert (found.schedule, found.peak, found.floor, found.warmup, found.decay_end) == ("linear", 0.002, 0.0, 4, 40)
+    assert found.left_out == ("causal", "frozen") and found.suppress[0].rule == "lr-schedule"
+    assert read_spec(path).schedule == Schedule(kind="linear", peak=0.002, warmup=4, total=40)
+
+
+@pytest.mark.parametrize("rule", ["RUN-2", "lr-schedule"])
+def test_a_suppressed_violation_is_shown_and_does_not_count(
+    rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, log, page = tmp_path / "spec.toml", jsonl(tmp_path), tmp_path / "audit.md"
+    declared = 'total_steps = 40\nschedule = "constant"\npeak = 0.5\n'
+    spec.write_text(declared)
+    assert main(["audit", str(log), "--spec", str(spec), "--json"]) == 1
+    spec.write_text(declared + f'suppress = [{{ rule = "{rule}", reason = "tuned by hand" }}]\n')
+    capsys.readouterr()
+    assert main(["audit", str(log), "--spec", str(spec), "--json", "--out", str(page)]) == 0
+    found = {f["slug"]: f for f in json.loads(capsys.readouterr().out)["findings"]}["lr-schedule"]
+    assert (found["outcome"], found["reason"]) == ("suppressed", "tuned by hand")
+    assert "suppressed: tuned by hand" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("total_stpes = 30", "did you mean 'total_steps'?"),
+        ("vocabb = 30", "did you mean 'vocab'?"),
+        ("[schedule]\nkind = 'linear'\npeak = 0.1\n", "needs total"),
+        ("[schedule]\nkind = 'linear'\npaek = 0.1\ntotal = 3\n", "paek"),
+        ("suppress = [{rule = 'lr-decai', reason = 'x'}]", "did you mean lr-decay"),
+        ("restarts = 'sometimes'", "restarts"),
+    ],
+)
+def test_what_is_wrong_with_a_spec_is_named(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = tmp_path / "spec.toml"
+    spec.write_text(text)
+    assert main(["audit", str(jsonl(tmp_path)), "--spec", str(spec)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_rates_are_judged_by_a_declared_range_and_rises_by_restarts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, log = tmp_path / "spec.toml", jsonl(tmp_path)
+    spec.write_text("lr_range = [0.0, 1e-9]\nrestarts = 'any'\n")
+    assert main(["audit", str(log), "--spec", str(spec), "--json"]) == 1
+    found = {f["slug"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["lr-range"]["outcome"] == "violated" and found["lr-range"]["margin"] < 0
+    assert found["lr-decay"]["outcome"] == "not decided" and "any" in found["lr-decay"]["message"]
 
 
 def test_text_declares_only_what_it_says(tmp_path: Path) -> None:

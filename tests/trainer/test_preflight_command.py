@@ -29,11 +29,11 @@ def test_a_sound_configuration(
     monkeypatch.chdir(tmp_path)
     assert main(given(text, tiny_settings)) == 0
     out = capsys.readouterr().out
-    assert out.startswith("preflight: 0 FAIL, 0 WARN") and "held     RUN-CAUSAL" in out
+    assert out.startswith("preflight: 0 FAIL, 0 WARN") and "held     RUN-23" in out
     assert not os.listdir(tmp_path)
     assert main([*given(text, tiny_settings), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
-    assert data["kind"] == "karat preflight report" and not data["findings"] and "RUN-TERMS" in data["held"]
+    assert data["kind"] == "karat preflight report" and not data["findings"] and "RUN-10" in data["held"]
 
 
 def test_a_model_that_sees_the_future_ends_with_1(
@@ -47,7 +47,7 @@ def test_a_model_that_sees_the_future_ends_with_1(
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", leaking)
     assert main(given(text, tiny_settings)) == 1
     out = capsys.readouterr().out
-    assert "FAIL RUN-CAUSAL causality" in out and "first in model.sublayers.0" in out
+    assert "FAIL RUN-23 causality" in out and "first in model.sublayers.0" in out
 
 
 def test_a_term_that_is_cut_ends_with_1(

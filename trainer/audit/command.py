@@ -33,7 +33,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """The options of `trainer audit`."""
     command.add_argument("log", type=Path, metavar="LOG", help="JSONL, CSV, trainer_state.json, TensorBoard events, or a "
                          "text with a table; or the folder of a run")  # fmt: skip
-    command.add_argument("--spec", type=Path, metavar="FILE.toml", help="declarations: the options below as keys")
+    command.add_argument(
+        "--spec", type=Path, metavar="FILE.toml", help="declarations: keys of Spec, and the options below as keys"
+    )
     command.add_argument("--total-steps", metavar="N", help="the declared number of steps")
     command.add_argument("--schedule", choices=KINDS, help="the declared schedule; wsd decays in a straight line")
     command.add_argument("--decay", choices=("linear", "cosine"), help="the form of wsd's decay")
@@ -45,7 +47,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--restart", metavar="N", action="append", default=[], help="a step at which the rate may rise again"
     )
     command.add_argument(
-        "--vocab", metavar="N", help="number of classes of the loss, which is then taken to be in nats"
+        "--vocab", "--classes", metavar="N", help="number of classes of the loss, which is then taken to be in nats"
     )
     command.add_argument("--reduction", metavar="PERCENT", help="the loss reduction that is claimed of the run")
     command.add_argument("--window", metavar="ROWS", help="rows in a window of INV-1's test (default: up to 60)")

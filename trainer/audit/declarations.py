@@ -7,6 +7,7 @@ what is stated in a summary; where they differ, the difference itself is reporte
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Callable
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from karat.core.errors import ConfigError
+from karat.invariants.run.catalogue import find_rule
+from karat.invariants.run.finding import SLUGS
 from karat.invariants.run.intent import KINDS, Intent, merged
+from karat.invariants.run.spec import Schedule, Spec, read_spec
 from karat.trainer.audit.assemble import number
 from karat.trainer.config_file import read_config
 
@@ -38,7 +42,10 @@ _PHASE = re.compile(
     + _COUNT + r"\s*(?:-|–|—|to)\s*" + _COUNT + r"(?:\s*\(([^)\n]*)\))?",
     re.IGNORECASE,
 )  # fmt: skip
-KEYS = ("total_steps", "schedule", "peak", "floor", "warmup", "stable_end", "vocab", "reduction", "restarts", "decay")
+KEYS = ("schedule", "decay", "peak", "floor", "warmup", "stable_end", "vocab", "reduction")
+"""Keys beside those of Spec: the options of the command, underscores for dashes."""
+JUDGED = ("total_steps", "schedule", "restarts", "classes", "lr_range", "suppress")
+"""Keys of Spec that a log can be judged by."""
 
 
 def declared_in_text(text: str) -> Intent:
@@ -82,21 +89,59 @@ def _phase(text: str, match: re.Match[str]) -> list[Intent]:
 
 
 def of_spec(path: Path) -> Intent:
-    """The declarations of a TOML file with the keys of the options, underscores for dashes; ConfigError for any other key."""
-    required = f"a TOML file with some of the keys {', '.join(KEYS)}"
+    """The declarations of a TOML file: keys of `Spec`, as watch and preflight read them, and the options of the command.
+
+    Keys of Spec that a log cannot be judged by are left out, and named. ConfigError for any other key, with the nearest.
+    """
+    required = f"a TOML file with keys of Spec or some of {', '.join(KEYS)}"
     try:
         table = tomllib.loads(path.read_bytes().decode())
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or error
         raise ConfigError(f"the declarations {path} cannot be read: {why}", required=required) from None
-    wrong = [key for key, value in table.items() if key not in KEYS or not _fits(key, value)]
+    own = {key: value for key, value in table.items() if key in KEYS and not isinstance(value, (dict, list))}
+    wrong = [_unknown(key) for key in table if key not in own and key not in Spec.model_fields]
+    wrong += [f"{key} = {value!r}"[:60] for key, value in table.items() if isinstance(value, bool) and key in JUDGED]
+    wrong += [f"{key} = {value!r}"[:60] for key, value in own.items() if not _fits(key, value)]
     if wrong:
-        seen = ", ".join(f"{key} = {table[key]!r}"[:60] for key in wrong)
         next_step = 'such as: total_steps = 1000, schedule = "wsd", peak = 0.02, restarts = [500]'
-        raise ConfigError(f"{path}: {seen} cannot be used", required=required, next_step=next_step)
-    values = {key: tuple(value) if key == "restarts" else value for key, value in table.items()}
+        raise ConfigError(f"{path}: {', '.join(wrong)} cannot be used", required=required, next_step=next_step)
+    try:
+        spec = read_spec({key: value for key, value in table.items() if key not in own})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.seen}", required=required, next_step=error.next_step) from None
+    _require_rules(spec)
     make: Callable[..., Intent] = Intent
-    return make(**values, where=dict.fromkeys(values, str(path)))
+    return merged((make(**own, where=dict.fromkeys(own, str(path))), _of(spec, str(path))))
+
+
+def _of(spec: Spec, place: str) -> Intent:
+    """The part of a spec that a log can be judged by."""
+    values: dict[str, Any] = {"total_steps": spec.total_steps, "restarts": spec.restarts, "vocab": spec.classes}
+    values["lr_range"] = spec.lr_range
+    if isinstance(spec.schedule, Schedule):
+        shape = spec.schedule
+        values |= {"schedule": shape.kind, "peak": shape.peak, "warmup": shape.warmup}
+        if shape.kind != "constant":
+            values |= {"floor": shape.floor, "decay_end": shape.total}
+        if shape.kind == "wsd":
+            values |= {"stable_end": shape.stable_end, "decay": shape.decay}
+    given = {name: value for name, value in values.items() if value not in (None, ())}
+    make: Callable[..., Intent] = Intent
+    left_out = tuple(name for name in Spec.model_fields if name in spec.model_fields_set and name not in JUDGED)
+    return make(**given, where=dict.fromkeys(given, place), suppress=spec.suppress, left_out=left_out)
+
+
+def _require_rules(spec: Spec) -> None:
+    """ConfigError, with the nearest names, for a suppression of a rule that there is not."""
+    for suppression in spec.suppress:
+        if suppression.rule not in SLUGS and suppression.rule not in SLUGS.values():
+            find_rule(suppression.rule)
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, [*KEYS, *Spec.model_fields], n=1, cutoff=0.5)
+    return f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else "")
 
 
 def _fits(key: str, value: Any) -> bool:
@@ -105,8 +150,6 @@ def _fits(key: str, value: Any) -> bool:
         return value in KINDS
     if key == "decay":
         return value in ("cosine", "linear")
-    if key == "restarts":
-        return isinstance(value, list) and all(type(x) is int for x in value)
     return type(value) is int or (key in ("peak", "floor", "reduction") and type(value) is float)
 
 

@@ -14,11 +14,22 @@ from karat.invariants.catalogue import BUILT_IN
 from karat.invariants.run.audit import Audit
 from karat.invariants.run.finding import Finding, Outcome, exit_code
 
-SCHEMA = 1
-STYLES = {"FAIL": "bold red", "WARN": "yellow", "INFO": "cyan", "ok": "green", "not decided": "dim"}
+SCHEMA = 2
+STYLES = {
+    "FAIL": "bold red",
+    "WARN": "yellow",
+    "INFO": "cyan",
+    "ok": "green",
+    "suppressed": "dim",
+    "not decided": "dim",
+}
 VERDICTS = {0: "HOLDS", 1: "VIOLATED", 2: "CANNOT JUDGE"}
 MOST_UNREAD = 12
-LOOKED_AT = {"INV-1": "RUN-descent", "INV-8": "RUN-lr-band and RUN-lr-schedule"}
+LOOKED_AT = {
+    "INV-1": "RUN-47 loss-trend",
+    "INV-8": "its own check of the peak, and RUN-2 lr-schedule",
+    "LIMIT-1": "every comparison",
+}
 """The invariants whose functions an audit calls, and the checks that do."""
 
 
@@ -39,6 +50,8 @@ def read_lines(audit: Audit) -> list[str]:
     lines.append(f"declared: {declared or 'nothing'}")
     if log.ignored:
         lines.append(f"columns left out: {', '.join(log.ignored)}")
+    if audit.intent.left_out:
+        lines.append(f"declared, but not to be judged from a log: {', '.join(audit.intent.left_out)}")
     lines += log.notes
     lines += [f"not understood: {problem}" for problem in log.unread[:MOST_UNREAD]]
     if len(log.unread) > MOST_UNREAD:
@@ -55,7 +68,7 @@ def catalogue_line() -> str:
 
 def _rows(audit: Audit) -> list[Finding]:
     """Violations first, by severity; then what holds; then what could not be decided."""
-    order = ("FAIL", "WARN", "INFO", "ok", "not decided")
+    order = ("FAIL", "WARN", "INFO", "suppressed", "ok", "not decided")
     return sorted(audit.findings, key=lambda finding: order.index(finding.word))
 
 
@@ -66,10 +79,13 @@ def rich_view(audit: Audit) -> Group:
         shown.add_column(name, no_wrap=True)
     shown.add_column("seen, and what is required")
     for finding in _rows(audit):
-        said = Text(finding.observed)
+        said = Text(finding.message)
         if finding.outcome is not Outcome.HOLDS:
             said.append(f"\nrequired: {finding.required}", style="dim")
-        shown.add_row(finding.id, Text(finding.word, style=STYLES[finding.word]), str(finding.rows or ""), said)
+        if finding.reason:
+            said.append(f"\nsuppressed: {finding.reason}", style="dim")
+        word = Text(finding.word, style=STYLES[finding.word])
+        shown.add_row(f"{finding.id} {finding.slug}", word, str(finding.rows or ""), said)
     foot = (Text(catalogue_line(), style="dim"), Text(verdict_line(audit), style="bold"))
     return Group(*(Text(line) for line in read_lines(audit)), shown, *foot)
 
@@ -79,18 +95,24 @@ def markdown(audit: Audit) -> str:
     head = ("check", "result", "at", "rows", "seen", "required")
     decided = [f for f in _rows(audit) if f.outcome is not Outcome.UNDECIDED]
     open_ = [f for f in audit.findings if f.outcome is Outcome.UNDECIDED]
+    rows = [(f"{f.id} {f.slug}", f.word, f.where, f.rows, _said(f), f.required) for f in decided]
     parts = [
         "# Audit of a run from its log",
         f"**{verdict_line(audit)}**; exit code {exit_code(audit.findings)}.",
         "\n".join(f"- {line}" for line in read_lines(audit)),
         "## Decided",
-        table(head, [(f.id, f.word, f.at, f.rows, f.observed, f.required) for f in decided]) if decided else "Nothing.",
+        table(head, rows) if rows else "Nothing.",
         "## Not decided, and why",
-        "\n".join(f"- **{f.id}** {f.observed}; required: {f.required}" for f in open_) or "Everything was decided.",
+        "\n".join(f"- **{f.id} {f.slug}** {f.message}; required: {f.required}" for f in open_)
+        or "Everything was decided.",
         f"{catalogue_line()[0].upper()}{catalogue_line()[1:]}.",
         "FAIL: mathematics or a declaration decides. WARN: a heuristic. INFO: never an alarm.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _said(finding: Finding) -> str:
+    return f"{finding.message} (suppressed: {finding.reason})" if finding.reason else finding.message
 
 
 def as_json(audit: Audit) -> dict[str, Any]:

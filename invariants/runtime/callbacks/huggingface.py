@@ -46,8 +46,8 @@ class GuardCallback(Duty, TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Attaches the guards to the model and to the optimizer under accelerate's wrapper."""
         optimizer, scheduler, scaler = unwrapped(kwargs["optimizer"], kwargs["lr_scheduler"])
-        loader: Any = kwargs.get("train_dataloader")
-        batches = len(loader) if has_length(loader) else math.inf
+        loader = kwargs.get("train_dataloader")
+        batches = len(loader) if loader is not None and has_length(loader) else math.inf
         self.attach(
             kwargs["model"], [optimizer], infer(args, state, optimizer, scheduler, batches),
             scheduler=scheduler, scaler=scaler, first_step=state.global_step,

@@ -1,10 +1,12 @@
-"""RUN-BATCH: in eval mode no sample's output depends on another sample of the batch."""
+"""RUN-24: in eval mode no sample's output depends on another sample of the batch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from karat.invariants.run.rule import Severity
+from karat.invariants.run.run24_batch_independence import RULE as BATCH_INDEPENDENCE
 from karat.invariants.runtime.preflight.inputs import (
     answer,
     batch_inputs,
@@ -13,13 +15,12 @@ from karat.invariants.runtime.preflight.inputs import (
     others,
     time_is_second,
 )
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says
 from karat.invariants.runtime.preflight.probed import Probed
-from karat.invariants.runtime.preflight.report import Severity
 from karat.invariants.runtime.preflight.traces import first_difference, roughly
 from karat.invariants.runtime.preflight.trees import Path
 
-RULE = Rule("RUN-BATCH", "batch-independence")
+RULE = Says(BATCH_INDEPENDENCE)
 
 
 def look(subject: Probed) -> Outcome:
@@ -33,9 +34,9 @@ def look(subject: Probed) -> Outcome:
     if changed.shape != base.shape:
         raise NotRun("the shape of the output depends on the values of the input")
     allowed, leak = roughly(base), float((changed - base)[1:].abs().max())
-    if leak > allowed:
+    if not RULE.holds_for(leak, allowed):
         allowed += differs_by_itself(subject, base)
-    if leak <= allowed:
+    if RULE.holds_for(leak, allowed):
         return Held(f"{base.shape[0] - 1} samples keep their outputs when the first one is replaced")
     declared = subject.spec.batch_independent
     if not declared and _batch_is_second(subject, inputs, base):
@@ -48,7 +49,7 @@ def look(subject: Probed) -> Outcome:
     message += "" if declared else "; say Spec(batch_independent=False) where that is meant"
     evidence = f"largest change {leak:.3g}, rounding allows {allowed:.3g}, batch of {base.shape[0]}"
     severity = Severity.FAIL if declared else Severity.WARN
-    return [RULE.finding(severity, message, where, margin=allowed - leak, evidence=evidence)]
+    return [RULE.finding(severity, message, where, margin=RULE.margin(leak, allowed), evidence=evidence)]
 
 
 def _edited(x: Tensor, axis: int) -> Tensor:
@@ -75,8 +76,4 @@ def _where(subject: Probed, edits: dict[Path, Tensor], size: int) -> str:
     return first_difference(subject, differ, edits=edits)
 
 
-PROBE = RULE.probe(
-    "in eval mode no sample's output depends on another sample",
-    "one batch, the first sample replaced; the batch is the first axis of inputs and output",
-    look,
-)
+PROBE = RULE.probe(look)

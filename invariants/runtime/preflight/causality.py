@@ -1,17 +1,18 @@
-"""RUN-CAUSAL: no output at position t depends on an input after t."""
+"""RUN-23: no output at position t depends on an input after t."""
 
 from __future__ import annotations
 
 import torch
 
+from karat.invariants.run.rule import Severity
+from karat.invariants.run.run23_causality import RULE as CAUSALITY
 from karat.invariants.runtime.preflight.inputs import answer, differs_by_itself, jittered, next_token, others, sequence
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says
 from karat.invariants.runtime.preflight.probed import Probed
-from karat.invariants.runtime.preflight.report import Severity
 from karat.invariants.runtime.preflight.traces import first_difference, roughly
 from karat.invariants.runtime.preflight.trees import Path, spelled
 
-RULE = Rule("RUN-CAUSAL", "causality")
+RULE = Says(CAUSALITY)
 
 
 def look(subject: Probed) -> Outcome:
@@ -26,9 +27,9 @@ def look(subject: Probed) -> Outcome:
     cuts = sorted({length // 4, length // 2, length - 2})
     leaks = {cut: _leak(subject, path, x, base, cut) for cut in cuts}
     worst = max(leaks, key=lambda cut: leaks[cut])
-    if leaks[worst] > allowed:
+    if not RULE.holds_for(leaks[worst], allowed):
         allowed += differs_by_itself(subject, base)
-    if leaks[worst] <= allowed:
+    if RULE.holds_for(leaks[worst], allowed):
         return Held(f"outputs up to t stay when {spelled(path[1:])} after t changes, t = {', '.join(map(str, cuts))}")
     severity = Severity.FAIL if subject.spec.causal else Severity.WARN
     where = _where(subject, path, x, worst)
@@ -36,7 +37,7 @@ def look(subject: Probed) -> Outcome:
     message = f"outputs at positions up to {worst} change when inputs after {worst} do: the model sees what it predicts"
     message += (f", first in {where}" if where else "") + meant
     evidence = f"largest change {leaks[worst]:.3g}, rounding allows {allowed:.3g}, length {length}"
-    return [RULE.finding(severity, message, where, margin=allowed - leaks[worst], evidence=evidence)]
+    return [RULE.finding(severity, message, where, margin=RULE.margin(leaks[worst], allowed), evidence=evidence)]
 
 
 def _edited(x: torch.Tensor, cut: int) -> torch.Tensor:
@@ -63,8 +64,4 @@ def _where(subject: Probed, path: Path, x: torch.Tensor, cut: int) -> str:
     return first_difference(subject, differ, edits={path: _edited(x, cut)})
 
 
-PROBE = RULE.probe(
-    "no output at position t depends on an input after t",
-    "three positions, one batch; axes (batch, time, …); leaks below 256 ulp of the largest output",
-    look,
-)
+PROBE = RULE.probe(look)

@@ -1,4 +1,4 @@
-"""RUN-LOSS and RUN-SOFTMAX: the first loss is near ln(classes); a loss function is given what it expects."""
+"""RUN-28 and RUN-29: the first loss is near ln(classes); a loss function is given what it expects."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from karat.core.formulas.limits import at_least
+from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
+from karat.invariants.run.run28_first_loss import most
+from karat.invariants.run.run29_softmax import RULE as LOSS_INPUT
 from karat.invariants.runtime.preflight.inputs import called
 from karat.invariants.runtime.preflight.listen import Heard
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.subject import Subject
 
-LOSS = Rule("RUN-LOSS", "first-loss")
-SOFTMAX = Rule("RUN-SOFTMAX", "loss-input")
+LOSS, SOFTMAX = Says(FIRST_LOSS), Says(LOSS_INPUT)
+WRONG = SOFTMAX.margin(1, 0)
+"""One loss that is given what it does not take."""
 ROWS = 1e-3
 """How far from 1 the sum of a row of probabilities may be: bf16 has 8 bits."""
-FAR, LOW = 2.0, 0.5
-"""Times ln(classes): above FAR it is far off; below LOW the model knows something at the start."""
+LOW = 0.5
+"""Times ln(classes): below it the model knows something at the start."""
 
 
 def look_at_loss(subject: Subject) -> Outcome:
@@ -33,7 +38,9 @@ def look_at_loss(subject: Subject) -> Outcome:
         seen, classes = _mean(calls[0]), logits.shape[1]
         if subject.spec.classes not in (None, classes):
             message = f"the loss is over {classes} classes, Spec(classes={subject.spec.classes}) declares others"
-            return [LOSS.fail(message, evidence=f"logits {tuple(logits.shape)}, targets {tuple(target.shape)}")]
+            return [
+                LOSS.fail(message, margin=-1.0, evidence=f"logits {tuple(logits.shape)}, targets {tuple(target.shape)}")
+            ]
     elif subject.spec.classes is not None:
         seen, classes = total, subject.spec.classes
     else:
@@ -59,19 +66,20 @@ def _mean(call: Heard) -> float:
 def _compared(subject: Subject, seen: float, classes: int) -> Outcome:
     expected = math.log(classes)
     evidence = f"first cross-entropy {seen:.4g} nats, ln {classes} = {expected:.4g}"
-    if seen > FAR * expected + 0.5:
+    if not LOSS.holds_for(seen, most(classes)):
         message = (
             f"the first loss is {seen / expected:.1f} times that of guessing evenly: the logits start too large, "
             "or the targets are not those of these classes"
         )
         finding = LOSS.fail if subject.spec.classes and not subject.spec.pretrained else LOSS.warn
-        return [finding(message, margin=FAR * expected - seen, evidence=evidence)]
-    if seen < LOW * expected and subject.spec.classes and not subject.spec.pretrained:
+        return [finding(message, margin=LOSS.margin(seen, most(classes)), evidence=evidence)]
+    low = at_least(seen, LOW * expected)
+    if low < 0 and subject.spec.classes and not subject.spec.pretrained:
         message = (
             "the first loss is far below that of guessing evenly: the input holds the targets, "
             "or the weights are trained already (say Spec(pretrained=True))"
         )
-        return [LOSS.warn(message, margin=seen - LOW * expected, evidence=evidence)]
+        return [LOSS.warn(message, margin=float(low), evidence=evidence)]
     return Held(evidence)
 
 
@@ -94,18 +102,21 @@ def _misfed(call: Heard) -> Finding | None:
             f"never below {lowest:.3f}. Give it the logits"
         )
         evidence = f"rows in [0, 1], each with sum 1; shape {tuple(x.shape)}, ln {classes} = {math.log(classes):.3f}"
-        return SOFTMAX.fail(message, evidence=evidence)
+        return SOFTMAX.fail(message, margin=WRONG, evidence=evidence)
     if call.name == "nll_loss" and x.ndim > 1 and not _near_one(x.exp().sum(1)):
         given = "probabilities" if _probabilities(x, 1) else "numbers that are not log-probabilities"
         message = f"nll_loss is given {given}; it takes log_softmax of the logits"
         return SOFTMAX.fail(
-            message, evidence=f"sum of exp over the classes is {float(x.exp().sum(1).mean()):.4g}, not 1"
+            message, margin=WRONG, evidence=f"sum of exp over the classes is {float(x.exp().sum(1).mean()):.4g}, not 1"
         )
     if call.name == "kl_div" and x.ndim > 1 and _probabilities(x, -1):
-        return SOFTMAX.fail("kl_div is given probabilities; its input is log-probabilities", evidence="rows with sum 1")
+        message = "kl_div is given probabilities; its input is log-probabilities"
+        return SOFTMAX.fail(message, margin=WRONG, evidence="rows with sum 1")
     if call.name == "binary_cross_entropy_with_logits" and x.numel() >= 8 and _within(x, 0, 1):
         message = "binary_cross_entropy_with_logits is given numbers in [0, 1] alone: a sigmoid was applied before?"
-        return SOFTMAX.warn(message, evidence=f"{x.numel()} inputs from {float(x.min()):.3g} to {float(x.max()):.3g}")
+        return SOFTMAX.warn(
+            message, margin=WRONG, evidence=f"{x.numel()} inputs from {float(x.min()):.3g} to {float(x.max()):.3g}"
+        )
     return _broadcast(call)
 
 
@@ -117,7 +128,9 @@ def _broadcast(call: Heard) -> Finding | None:
     message = (
         f"{call.name} compares shapes {shapes}: it broadcasts, so that samples are compared with other samples' targets"
     )
-    return SOFTMAX.fail(message, evidence=f"{math.prod(pairs)} pairs are compared instead of {call.target.numel()}")
+    return SOFTMAX.fail(
+        message, margin=WRONG, evidence=f"{math.prod(pairs)} pairs are compared instead of {call.target.numel()}"
+    )
 
 
 def _own_loss(subject: Subject) -> Outcome:
@@ -127,7 +140,7 @@ def _own_loss(subject: Subject) -> Outcome:
     _, output = called(subject)
     if output.ndim > 1 and output.shape[-1] == subject.spec.classes and _probabilities(output.float(), -1):
         message = "the network's outputs are probabilities: where the loss takes their softmax again, it cannot fall"
-        return [SOFTMAX.warn(message, subject.spec.network, evidence="rows in [0, 1], each with sum 1")]
+        return [SOFTMAX.warn(message, subject.spec.network, margin=WRONG, evidence="rows in [0, 1], each with sum 1")]
     return Held("the network's outputs are not probabilities (the loss function is not one of torch's)")
 
 
@@ -143,13 +156,4 @@ def _near_one(sums: Tensor) -> bool:
     return bool((sums - 1).abs().max() <= ROWS) if sums.numel() else True
 
 
-LOSS_PROBE = LOSS.probe(
-    "the first cross-entropy is near ln(classes)",
-    "FAIL only with Spec(classes=…); a model that is trained already may start lower; other losses are not judged",
-    look_at_loss,
-)
-SOFTMAX_PROBE = SOFTMAX.probe(
-    "torch's loss functions are given what they expect: logits, log-probabilities, equal shapes",
-    "loss functions of one's own, and those not called through torch.nn.functional",
-    look_at_softmax,
-)
+LOSS_PROBE, SOFTMAX_PROBE = LOSS.probe(look_at_loss), SOFTMAX.probe(look_at_softmax)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.probed import Call, Probed
@@ -11,10 +14,31 @@ from karat.invariants.runtime.preflight.trees import Path, leaves
 
 OTHER_THAN_TOKENS = ("mask", "label", "target", "type", "position", "length", "cache", "index")
 """Parts of argument names that say: not the sequence itself."""
+PLACED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 NO_CALL = (
     "loss_fn does not call the model itself, so that its inputs and outputs are not seen; name the module that it calls: "
     "Spec(network='encoder'), or give Spec(example=(inputs,))"
 )
+
+
+def argument(network: nn.Module, path: Path) -> str:
+    """The name that the network gives the argument at a path, also where it was given by its place; "" where it has none."""
+    if path[:1] == ("1",):
+        return path[1] if len(path) > 1 else ""
+    with contextlib.suppress(TypeError, ValueError):
+        taken = [p for p in inspect.signature(network.forward).parameters.values() if p.kind in PLACED]
+        if len(path) > 1 and path[1].isdigit() and int(path[1]) < len(taken):
+            return taken[int(path[1])].name
+    return ""
+
+
+def is_other(network: nn.Module, path: Path) -> bool:
+    """Whether the names of an input say that it is not the sequence itself. One given by its place and called target may be
+    a decoder's own input."""
+    if any(part in name for name in path for part in OTHER_THAN_TOKENS):
+        return True
+    name = argument(network, path).lower() if path[:1] == ("0",) else ""
+    return "target" not in name and any(part in name for part in OTHER_THAN_TOKENS)
 
 
 def called(subject: Probed) -> tuple[Call, Tensor]:
@@ -50,7 +74,9 @@ def answer(
 def differs_by_itself(subject: Probed, base: Tensor) -> float:
     """How far two forwards with equal inputs differ: what a comparison must allow beside rounding."""
     again = answer(subject)
-    return 4 * float((again - base).abs().max()) if again.shape == base.shape else float("inf")
+    if again.shape != base.shape:
+        raise NotRun("two forwards with equal inputs give outputs of different shapes")
+    return 4 * float((again - base).abs().max())
 
 
 def sequence(subject: Probed, call: Call, output: Tensor) -> tuple[Path, Tensor]:
@@ -59,7 +85,7 @@ def sequence(subject: Probed, call: Call, output: Tensor) -> tuple[Path, Tensor]
     fits = [
         (path, t) for path, t in call.inputs.items()
         if t.ndim >= 2 and output.ndim >= 2 and t.shape[:2] == output.shape[:2] and t.dtype is not torch.bool
-        and not any(part in name for name in path for part in OTHER_THAN_TOKENS)
+        and not is_other(subject.network, path)
     ]  # fmt: skip
     tokens = [(path, t) for path, t in fits if not t.is_floating_point() and t.ndim == 2]
     features = [(path, t) for path, t in fits if t.is_floating_point() and t.ndim == 3 and output.ndim == 3]

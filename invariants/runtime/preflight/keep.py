@@ -3,24 +3,24 @@
 Kept are the parameters of model and optimizers with their gradients and requires_grad, buffers, the attributes of
 every module (train and eval mode are among them), the optimizers' states and groups, the tensors of the batch, and the
 generators of Python, NumPy and torch. An attribute that is a list, set or dictionary is kept with its members, and so is
-an object of a class from the package of one of the modules; what lies outside model, optimizers and batch is not.
+an object of a class from the package of one of the modules. Outside of them what the code of the forwards mentions is kept:
+globals, cells of closures, attributes of classes; see touched.py.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from karat.invariants.runtime.preflight.touched import Touched, opaque, package
 from karat.invariants.runtime.preflight.trees import leaves
-
-DEPTH = 4
-"""How many containers deep attributes are kept: an optimizer's state is parameter -> name -> tensor."""
+from karat.invariants.runtime.preflight.walk import Walk, set_generator, whole
 
 
 class _KeptTensor:
@@ -28,7 +28,7 @@ class _KeptTensor:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor, self._storage = tensor, tensor.data  # no version is counted up: a graph may be alive
-        self._bits = self._storage.clone()
+        self._bits, self._version = self._storage.clone(), None if tensor.is_inference() else tensor._version
         self._asks = tensor.requires_grad if tensor.is_leaf else None
         self._grad = tensor.grad if tensor.is_leaf else None
         self._grad_bits = None if self._grad is None else self._grad.detach().clone()
@@ -38,6 +38,7 @@ class _KeptTensor:
         if self._tensor.data_ptr() != self._storage.data_ptr() or self._tensor.shape != self._storage.shape:
             self._tensor.data = self._storage
         self._storage.copy_(self._bits)
+        self._renumber()
         if self._asks is None:
             return
         self._tensor.requires_grad_(self._asks)
@@ -45,76 +46,94 @@ class _KeptTensor:
             self._grad.data.copy_(self._grad_bits)
         self._tensor.grad = self._grad
 
-
-class _Walk:
-    """Collects what hangs below a dictionary of attributes: containers with their members, tensors, generators, and the
-    attributes of plain objects whose classes come from the packages `own`, the user's."""
-
-    def __init__(self, parameters: bool = True, own: frozenset[str] = frozenset()) -> None:
-        self._parameters, self._own = parameters, own
-        self.tensors: dict[int, Tensor] = {}
-        self.containers: dict[int, tuple[Any, Any]] = {}
-        self.generators: dict[int, tuple[Any, Any]] = {}
-
-    def visit(self, value: Any, depth: int = 0) -> None:
-        """Takes in a value and, `DEPTH` containers deep, what it contains."""
-        if isinstance(value, Tensor):
-            if self._parameters or not isinstance(value, nn.Parameter):
-                self.tensors[id(value)] = value
-        elif isinstance(value, (torch.Generator, np.random.Generator, random.Random)):
-            self.generators[id(value)] = (value, _generator_state(value))
-        elif isinstance(value, (list, set, dict, deque)) and id(value) not in self.containers and depth < DEPTH:
-            members = dict(value) if isinstance(value, dict) else list(value)
-            self.containers[id(value)] = (value, members)
-            for member in members.values() if isinstance(members, dict) else members:
-                self.visit(member, depth + 1)
-        elif isinstance(value, tuple) and depth < DEPTH:
-            for member in value:
-                self.visit(member, depth + 1)
-        elif not isinstance(value, (nn.Module, type)) and _package(type(value)) in self._own:
-            self.visit(getattr(value, "__dict__", None), depth + 1)
+    def _renumber(self) -> None:
+        """The counter of changes as it was: a graph that holds the tensor can still be gone back through."""
+        if self._version is not None:
+            torch._C._autograd._unsafe_set_version_counter((self._tensor,), (self._version,))
 
 
 class Kept:
     """What model, optimizers, batch and generators are when it is made; `put_back` makes them so again, any time.
 
     parameters=False: of parameters only which ones there are, not their numbers, for forwards that change none.
+    refusal: why not everything that a forward may change can be put back; empty where it can.
     """
 
     def __init__(
         self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], batch: Any, *, parameters: bool = True
     ) -> None:
         modules = list(model.modules())
-        walk = _Walk(parameters, frozenset(_package(type(module)) for module in modules) - {"torch"})
-        for holder in (*modules, *optimizers):
-            walk.visit(holder.__dict__)
+        touched = Touched(modules, _callables(batch))
+        walk = Walk(parameters, frozenset(package(type(module)) for module in modules) - {"torch"}, touched.names)
+        for module in modules:
+            walk.holder(module)
+        for optimizer in optimizers:
+            walk.visit(optimizer.__dict__)
         for _, tensor in leaves(batch):
             walk.visit(tensor)
-        walk.visit(batch)
+        walk.batch(batch)
+        for value in touched.values:
+            walk.reached(value)
+        self.refusal = touched.refusal or walk.refusal
+        self.names = touched.names
+        self._touched, self._walk = touched, walk
         self._containers, self._generators = list(walk.containers.values()), list(walk.generators.values())
-        self._tensors = [_KeptTensor(tensor) for tensor in walk.tensors.values()]
+        self._slots, self._arrays = list(walk.slots.values()), list(walk.arrays.values())
+        self._tensors = (
+            [] if self.refusal and not parameters else [_KeptTensor(t) for t in walk.tensors.values() if whole(t)]
+        )
         self._random = _random_state()
 
     def put_back(self) -> None:
-        """Restores everything; harmless when nothing moved."""
-        for container, members in self._containers:
-            _refill(container, members)
-        for tensor in self._tensors:
-            tensor.put_back()
+        """Restores everything; harmless when nothing moved. What cannot be restored does not keep the rest from it."""
+        failed: list[Exception] = []
+        for again in self._restoring():
+            try:
+                again()
+            except Exception as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _restoring(self) -> Iterator[Callable[[], None]]:
+        yield partial(_set_random, self._random)
         for generator, state in self._generators:
-            _set_generator(generator, state)
-        _set_random(self._random)
+            yield partial(set_generator, generator, state)
+        for container, members in self._containers:
+            yield partial(_refill, container, members)
+        for tensor in self._tensors:
+            yield tensor.put_back
+        for owner, name, value in self._slots:
+            yield partial(_reset, owner, name, value)
+        for array, copy in self._arrays:
+            yield partial(_rewrite, array, copy)
+        for (_, name), (space, value) in self._touched.globals.items():
+            yield partial(_rebind, space, name, value)
+        for cell, value in self._touched.cells.values():
+            yield partial(_reset, cell, "cell_contents", value)
+        for kind, members in self._touched.classes.items():
+            yield partial(_reset_class, kind, members)
 
 
-def _package(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
+def _callables(batch: Any) -> list[Any]:
+    """The functions and other things that are no containers among the arguments of a forward."""
+    args, kwargs = batch if isinstance(batch, tuple) and len(batch) == 2 and isinstance(batch[1], dict) else (batch, {})
+    given = (*(args if isinstance(args, tuple) else (args,)), *kwargs.values())
+    return [value for value in given if callable(value) or opaque(value)]
 
 
 def seed_all(seed: int) -> None:
-    """Seeds the generators of Python, NumPy and torch."""
+    """Seeds the generators of Python, NumPy and torch. Of devices those alone that are in use: torch.manual_seed would leave
+    the seed behind for a device that is first used later, in the place of the loop's own."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        torch.xpu.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def _refill(container: Any, members: Any) -> None:
@@ -129,19 +148,29 @@ def _refill(container: Any, members: Any) -> None:
         container.update(members) if isinstance(container, set) else container.extend(members)
 
 
-def _generator_state(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state()
-    return generator.getstate() if isinstance(generator, random.Random) else generator.bit_generator.state
+def _reset(owner: Any, name: str, value: Any) -> None:
+    if getattr(owner, name, owner) is not value:
+        object.__setattr__(owner, name, value)
 
 
-def _set_generator(generator: Any, state: Any) -> None:
-    if isinstance(generator, torch.Generator):
-        generator.set_state(state)
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
+def _rewrite(array: Any, copy: Any) -> None:
+    """Numbers of an array, bytes of a bytearray, as they were."""
+    if isinstance(array, bytearray):
+        array[:] = copy
     else:
-        generator.bit_generator.state = state
+        array[...] = copy
+
+
+def _rebind(space: dict[str, Any], name: str, value: Any) -> None:
+    if space.get(name, space) is not value:
+        space[name] = value
+
+
+def _reset_class(kind: type, members: dict[str, Any]) -> None:
+    now = vars(kind)
+    for name, value in members.items():
+        if now.get(name, kind) is not value:
+            setattr(kind, name, value)
 
 
 def _random_state() -> tuple[Any, Any, Tensor, list[Tensor]]:

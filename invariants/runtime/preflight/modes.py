@@ -1,19 +1,20 @@
-"""RUN-EVAL and RUN-DROPOUT: eval mode is deterministic; dropout works in train mode."""
+"""RUN-25 and RUN-27: eval mode is deterministic; dropout works in train mode."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from karat.invariants.run.rule import Severity
+from karat.invariants.run.run25_eval_determinism import RULE as EVAL_DETERMINISM
+from karat.invariants.run.run27_dropout import RULE as DROPOUT_ACTS
 from karat.invariants.runtime.preflight.inputs import NO_CALL, answer, called
 from karat.invariants.runtime.preflight.listen import DropoutListener
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says, some
 from karat.invariants.runtime.preflight.probed import Probed
-from karat.invariants.runtime.preflight.report import Severity
 from karat.invariants.runtime.preflight.traces import first_difference
 
-EVAL = Rule("RUN-EVAL", "eval-deterministic")
-DROPOUT = Rule("RUN-DROPOUT", "dropout-in-train")
+EVAL, DROPOUT = Says(EVAL_DETERMINISM), Says(DROPOUT_ACTS)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -41,7 +42,9 @@ def look_at_eval(subject: Probed) -> Outcome:
     message = f"in eval mode equal inputs give different outputs{f', first in {where}' if where else ''}: {cause}"
     change = float((first - second).abs().max()) if first.shape == second.shape else float("inf")
     severity = Severity.FAIL if subject.spec.deterministic else Severity.WARN
-    return [EVAL.finding(severity, message, where, margin=-change, evidence=f"largest change {change:.3g}")]
+    return [
+        EVAL.finding(severity, message, where, margin=EVAL.margin(change, 0.0), evidence=f"largest change {change:.3g}")
+    ]
 
 
 def look_at_dropout(subject: Probed) -> Outcome:
@@ -53,7 +56,8 @@ def look_at_dropout(subject: Probed) -> Outcome:
     trained = [n for n in left if _trains(subject, n)]
     if trained:
         message = f"{some(trained)} stays in eval mode while the model is in train mode: it drops nothing"
-        return [DROPOUT.warn(message, trained[0], evidence=f"{len(trained)} of {len(drops)} modules of dropout")]
+        margin, evidence = DROPOUT.margin(len(trained), 0), f"{len(trained)} of {len(drops)} modules of dropout"
+        return [DROPOUT.warn(message, trained[0], margin=margin, evidence=evidence)]
     used: set[str] = set()
     first = subject.forward(training=True, seed=1, watched=drops, seen=lambda name, args, output: used.add(name))
     if first is None:
@@ -61,12 +65,14 @@ def look_at_dropout(subject: Probed) -> Outcome:
     second = answer(subject, training=True, seed=2)
     if not used:
         message = f"{some(drops)} is never called: the model declares dropout and does not use it"
-        return [DROPOUT.warn(message, next(iter(drops)), evidence="no call in a forward in train mode")]
+        margin, evidence = DROPOUT.margin(len(drops), 0), "no call in a forward in train mode"
+        return [DROPOUT.warn(message, next(iter(drops)), margin=margin, evidence=evidence)]
     if first.output is not None and bool(torch.equal(first.output, second)):
         if len(left) == len(drops):
             raise NotRun("every module of dropout is in a frozen part, in eval mode")
         message = f"dropout ({some(used)}) changes nothing in train mode"
-        return [DROPOUT.warn(message, sorted(used)[0], evidence="two forwards with different seeds give the same bits")]
+        margin, evidence = DROPOUT.margin(len(used), 0), "two forwards with different seeds give the same bits"
+        return [DROPOUT.warn(message, sorted(used)[0], margin=margin, evidence=evidence)]
     return Held(f"two forwards in train mode differ; {len(used)} modules of dropout called")
 
 
@@ -76,13 +82,4 @@ def _trains(subject: Probed, name: str) -> bool:
     return any(n.startswith(f"{parent}." if parent else "") for n in subject.trainable)
 
 
-EVAL_PROBE = EVAL.probe(
-    "in eval mode equal inputs give equal outputs, bit for bit",
-    "two forwards on one batch; randomness that this batch does not reach",
-    look_at_eval,
-)
-DROPOUT_PROBE = DROPOUT.probe(
-    "dropout is active in train mode",
-    "modules of dropout only, not functional calls; whether its rate is as meant",
-    look_at_dropout,
-)
+EVAL_PROBE, DROPOUT_PROBE = EVAL.probe(look_at_eval), DROPOUT.probe(look_at_dropout)

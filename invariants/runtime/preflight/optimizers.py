@@ -1,13 +1,14 @@
-"""RUN-OPTIMIZER: the optimizers hold exactly the model's trainable parameters, each once."""
+"""RUN-15: the optimizers hold exactly the model's trainable parameters, each once."""
 
 from __future__ import annotations
 
+from karat.invariants.run.run15_optimizer_parameters import RULE as OPTIMIZER_PARAMETERS
 from karat.invariants.runtime.preflight.loss import Reach
-from karat.invariants.runtime.preflight.probe import Held, Outcome, Rule, some
+from karat.invariants.runtime.preflight.probe import Held, Outcome, Says, some
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.subject import Subject
 
-RULE = Rule("RUN-OPTIMIZER", "optimizer-parameters")
+RULE = Says(OPTIMIZER_PARAMETERS)
 REACHED = (Reach.REACHED, Reach.ZERO, Reach.NOT_FINITE)
 
 
@@ -32,7 +33,7 @@ def _foreign(subject: Subject, own: set[int], missing: list[str]) -> list[Findin
     )  # fmt: skip
     message = f"the optimizer holds {len(foreign)} parameters that are not the model's. {cause}"
     evidence = f"by identity; shapes {some(str(tuple(p.shape)) for p in foreign)}; the loss gives them no gradient"
-    return [RULE.fail(message, alike[0] if alike else "", margin=-len(foreign), evidence=evidence)]
+    return [RULE.fail(message, alike[0] if alike else "", margin=RULE.margin(len(foreign), 0), evidence=evidence)]
 
 
 def _missing(subject: Subject, missing: list[str]) -> list[Finding]:
@@ -44,7 +45,7 @@ def _missing(subject: Subject, missing: list[str]) -> list[Finding]:
             "Give them to the optimizer, or say Spec(frozen=[…]) or requires_grad_(False)"
         )
         evidence = f"{len(reached)} of {len(subject.trainable)} trainable parameters"
-        findings.append(RULE.fail(message, reached[0], margin=-len(reached), evidence=evidence))
+        findings.append(RULE.fail(message, reached[0], margin=RULE.margin(len(reached), 0), evidence=evidence))
     return findings
 
 
@@ -54,17 +55,13 @@ def _twice(subject: Subject, own: dict[int, str]) -> list[Finding]:
     within = sorted({own.get(key, "a foreign one") for keys in held for key in keys if keys.count(key) > 1})
     if within:
         message = f"one optimizer holds {some(within)} twice: each step moves it twice"
-        findings.append(RULE.fail(message, within[0], margin=-len(within), evidence="by identity"))
+        findings.append(RULE.fail(message, within[0], margin=RULE.margin(len(within), 0), evidence="by identity"))
     everywhere = [key for keys in held for key in set(keys)]
     across = sorted({own.get(key, "a foreign one") for key in everywhere if everywhere.count(key) > 1})
     if across:
         message = f"several optimizers hold {some(across)}: each of their steps moves it"
-        findings.append(RULE.warn(message, across[0], evidence="by identity"))
+        findings.append(RULE.warn(message, across[0], margin=RULE.margin(len(across), 0), evidence="by identity"))
     return findings
 
 
-PROBE = RULE.probe(
-    "the optimizers hold every trainable parameter of the model once, and no foreign one that the loss does not reach",
-    "parameters that are added or replaced later; a parameter outside the model that the loss trains is taken as meant",
-    look,
-)
+PROBE = RULE.probe(look)

@@ -1,29 +1,29 @@
-"""RUN-INPUTS: the inputs matter: every one of them, and in a model of tokens other positions than the output's own."""
+"""RUN-31: the inputs matter: every one of them, and in a model of tokens other positions than the output's own."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from karat.invariants.run.run31_inputs import RULE as INPUTS
 from karat.invariants.runtime.preflight.inputs import (
-    OTHER_THAN_TOKENS,
     answer,
+    argument,
     changeable,
+    is_other,
     jittered,
     others,
     sequence,
     structural,
     time_is_second,
 )
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says
 from karat.invariants.runtime.preflight.probed import Call, Probed
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.traces import roughly
 from karat.invariants.runtime.preflight.trees import Path, spelled
 
-RULE = Rule("RUN-INPUTS", "inputs-matter")
+RULE = Says(INPUTS)
 OWN_POSITION = "each output depends on the input at its own position alone"
 
 
@@ -32,46 +32,64 @@ def look(subject: Probed) -> Outcome:
     call, base = jittered(subject)
     seen, findings = _positions(subject, call, base)
     idle = _without_effect(subject, call, base, seen)
-    tried = [path for path in _plain(call, base) if path not in idle]
+    tried = [path for path in _plain(subject, call, base) if path not in idle]
     if not tried and not idle:
         raise NotRun("the network has no tensor input of numbers or tokens")
     if not tried:
         message = "the output is the same whatever the input: the model does not see its data"
-        return [RULE.fail(message, evidence=f"no change over all of {', '.join(spelled(p[1:]) for p in idle)}")]
+        evidence = f"no change over all of {', '.join(spelled(p[1:]) for p in idle)}"
+        return [RULE.fail(message, margin=RULE.margin(len(idle), 0), evidence=evidence)]
     findings += [
         RULE.warn(
-            f"the input {spelled(p[1:])} has no effect on the output", spelled(p[1:]), evidence="no change at all"
+            f"the input {_spoken(subject, p)} has no effect on the output",
+            spelled(p[1:]),
+            margin=RULE.margin(1, 0),
+            evidence="no change at all",
         )
         for p in idle
     ]
     return findings or Held("the output changes with " + ", ".join(spelled(p[1:]) for p in tried))
 
 
-def _plain(call: Call, base: Tensor) -> dict[Path, Tensor]:
+def _plain(subject: Probed, call: Call, base: Tensor) -> dict[Path, Tensor]:
     """Inputs whose values may be replaced by others: no masks, labels or indices."""
     return {
         path: t for path, t in call.inputs.items()
         if t.numel() > 1 and t.dtype is not torch.bool and not t.is_complex()
-        and not any(part in name for name in path for part in OTHER_THAN_TOKENS)
+        and not is_other(subject.network, path)
         and changeable(t) and not (base.ndim and structural(t, base.shape[0]))
     }  # fmt: skip
 
 
 def _without_effect(subject: Probed, call: Call, base: Tensor, seen: list[Path]) -> list[Path]:
+    """Those that change no output at all: one that only a loss among the outputs depends on has its effect there."""
     generator = torch.Generator().manual_seed(4)
     idle = []
-    for path, x in _plain(call, base).items():
+    before: tuple[Tensor, ...] | None = None
+    for path, x in _plain(subject, call, base).items():
         if path in seen:
             continue
-        changed = subject.forward({path: others(x, generator)})
-        if changed is not None and len(changed.outputs) == len(call.outputs) and _alike(changed.outputs, call.outputs):
+        new = others(x, generator)
+        changed = subject.forward({path: new})
+        if changed is None or changed.output is None or not _equal(changed.output, base):
+            continue
+        if before is None:
+            again = subject.forward()
+            before = again.outputs if again is not None else ()
+        pairs = zip(changed.outputs, before, strict=False)
+        if len(changed.outputs) == len(before) and all(_equal(a, b) or _equal(a, new) for a, b in pairs):
             idle.append(path)
     return idle
 
 
-def _alike(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
-    """Equal in every bit: the output that is probed, and the others, as a loss that a model makes of targets it is given."""
-    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(some, others, strict=True))
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(torch.equal(a, b))
+
+
+def _spoken(subject: Probed, path: Path) -> str:
+    """Its place, and the name that the network has for it."""
+    name = argument(subject.network, path)
+    return spelled(path[1:]) + (f" ({name})" if name and name not in path else "")
 
 
 def _positions(subject: Probed, call: Call, base: Tensor) -> tuple[list[Path], list[Finding]]:
@@ -99,11 +117,7 @@ def _positions(subject: Probed, call: Call, base: Tensor) -> tuple[list[Path], l
         "(an attention over a sequence of length one, axes exchanged, or a model without context)"
     )
     evidence = f"positions 0, {length // 2}, {length - 1} of {length} changed"
-    return [], [RULE.warn(message, subject.spec.network, evidence=evidence)]
+    return [], [RULE.warn(message, subject.spec.network, margin=RULE.margin(1, 0), evidence=evidence)]
 
 
-PROBE = RULE.probe(
-    "every input changes the output, and outputs of a model of tokens depend on other positions",
-    "inputs named mask, label, type, position, length or index are left out; a weak effect counts as one",
-    look,
-)
+PROBE = RULE.probe(look)

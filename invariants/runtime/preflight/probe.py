@@ -1,11 +1,13 @@
-"""The form of a probe: a rule's id, one line of what must hold, what it cannot see, and the function that looks."""
+"""The form of a probe: the rule of the RUN family that it judges, and the function that looks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from karat.invariants.runtime.preflight.report import Finding, Severity
+from karat.invariants.run.rule import Rule, Severity
+from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.subject import Subject
 
 
@@ -25,21 +27,35 @@ Outcome = Held | list[Finding]
 
 @dataclass(frozen=True)
 class Probe:
-    """One rule. `look` raises NotRun, or returns what held or what was found; whatever it moves is put back."""
+    """A probe of one rule. `look` raises NotRun, or returns what held or what was found; whatever it moves is put back."""
 
-    id: str
-    slug: str
-    statement: str
-    limits: str
+    rule: Rule
     look: Callable[[Subject], Outcome]
+
+    @property
+    def id(self) -> str:
+        """The rule's id."""
+        return self.rule.id
+
+    @property
+    def slug(self) -> str:
+        """The rule's slug."""
+        return self.rule.slug
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Makes the findings of one rule."""
+class Says:
+    """Makes the findings of one rule; its numbers are judged by the rule's proved comparison alone."""
 
-    id: str
-    slug: str
+    rule: Rule
+
+    def margin(self, value: float, *bounds: float) -> float:
+        """The rule's margin."""
+        return self.rule.margin(value, *bounds)
+
+    def holds_for(self, value: float, *bounds: float) -> bool:
+        """Whether the rule accepts the number."""
+        return self.rule.holds_for(value, *bounds)
 
     def fail(self, message: str, where: str = "", *, margin: float | None = None, evidence: str = "") -> Finding:
         """A finding that mathematics or the spec decides."""
@@ -52,20 +68,20 @@ class Rule:
     def finding(
         self, severity: Severity, message: str, where: str = "", *, margin: float | None = None, evidence: str = ""
     ) -> Finding:
-        """A finding of either severity."""
+        """A finding of either severity; a margin that is no finite number is left out."""
         return Finding(
-            id=self.id,
-            slug=self.slug,
+            id=self.rule.id,
+            slug=self.rule.slug,
             severity=severity,
             message=message,
             where=where,
-            margin=margin,
+            margin=margin if margin is not None and math.isfinite(margin) else None,
             evidence=evidence,
         )
 
-    def probe(self, statement: str, limits: str, look: Callable[[Subject], Outcome]) -> Probe:
-        """The rule with what it states and what looks."""
-        return Probe(self.id, self.slug, statement, limits, look)
+    def probe(self, look: Callable[[Subject], Outcome]) -> Probe:
+        """The rule with what looks."""
+        return Probe(self.rule, look)
 
 
 def some(names: Iterable[str], shown: int = 4) -> str:

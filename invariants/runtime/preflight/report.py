@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 
 from karat.core.evidence import Record
+from karat.invariants.run.catalogue import RULES
+from karat.invariants.run.rule import Severity
 
-
-class Severity(StrEnum):
-    """FAIL: mathematics or the spec decides. WARN: a heuristic, which a legitimate run may set off."""
-
-    FAIL = "FAIL"
-    WARN = "WARN"
+SLUGS = {rule.id: rule.slug for rule in RULES}
 
 
 class Finding(Record):
@@ -73,6 +69,12 @@ class Report(Record):
             f"{len(self.not_run)} not run, {sum(self.seconds.values()):.2f} s"
         )
         lines = [head, *map(str, self.findings), *map(str, self.suppressed)]
-        lines += [f"held     {rule:<14} {seen}" for rule, seen in self.held.items()]
-        lines += [f"not run  {rule:<14} {why}" for rule, why in self.not_run.items()]
+        lines += [f"held     {named(rule)} {seen}" for rule, seen in self.held.items()]
+        lines += [f"not run  {named(rule)} {why}" for rule, why in self.not_run.items()]
         return "\n".join(lines)
+
+
+def named(rule: str) -> str:
+    """A rule's id and slug, in columns; what is no rule stands as it is."""
+    slug = SLUGS.get(rule)
+    return f"{rule:<7} {slug:<21}" if slug else f"{rule:<29}"

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from karat.core.errors import ConfigError
+from karat.invariants.run.catalogue import RULES
 from karat.invariants.run.spec import Spec, read_spec, require_detached, require_names
 from karat.invariants.runtime.preflight import (
     batches,
@@ -35,9 +36,11 @@ from karat.invariants.runtime.preflight.subject import LossFunction, Subject
 PROBES: tuple[Probe, ...] = (
     optimizers.PROBE,
     ties.PROBE,
+    gradients.NUMBERS_PROBE,
     gradients.PROBE,
     terms.PROBE,
     steps.MOVES_PROBE,
+    steps.PRECISION_PROBE,
     first_loss.LOSS_PROBE,
     first_loss.SOFTMAX_PROBE,
     causality.PROBE,
@@ -69,7 +72,7 @@ def preflight(
     declared = read_spec(spec)
     held = _optimizers(optimizer)
     _require_model(model)
-    require_names(declared, *_names(model), (probe.id for probe in PROBES))
+    require_names(declared, *_names(model), (name for rule in RULES for name in (rule.id, rule.slug)))
     kept = Kept(model, held, batch)
     subject = Subject(model, batch, loss_fn, held, declared, kept, time.perf_counter() + declared.seconds)
     try:
@@ -116,7 +119,7 @@ def _run(subject: Subject) -> Report:
 def _suppressed(spec: Spec, findings: list[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     spoken, suppressed = [], []
     for finding in findings:
-        by = spec.suppression(finding.id, finding.where)
+        by = spec.suppressed((finding.id, finding.slug), finding.where)
         if by is None:
             spoken.append(finding)
         else:

@@ -1,25 +1,30 @@
-"""RUN-MOVES and RUN-OVERFIT: a step moves the parameters, and some dozens of steps learn one batch."""
+"""RUN-16, 33 and 32: a step moves the parameters, by more than their rounding, and some dozens of steps learn one batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
-from karat.invariants.runtime.preflight.report import Finding
+from karat.invariants.run.rule import Severity
+from karat.invariants.run.run16_parameter_moves import RULE as PARAMETER_MOVES
+from karat.invariants.run.run32_overfit import RULE as OVERFIT_ONE
+from karat.invariants.run.run33_precision import RULE as LOW_PRECISION
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says, some
 from karat.invariants.runtime.preflight.subject import Subject, unhooked
 from karat.invariants.runtime.preflight.trees import leaves, replaced
 
-MOVES = Rule("RUN-MOVES", "parameters-move")
-OVERFIT = Rule("RUN-OVERFIT", "overfit-one-batch")
+MOVES, PRECISION, OVERFIT = Says(PARAMETER_MOVES), Says(LOW_PRECISION), Says(OVERFIT_ONE)
+ALL_STILL = MOVES.margin(2, 1)
+"""What moves in no element of one real step counts like two looks of watch, which may meet an optimizer that collects."""
 STEPS, LEAST_STEPS, LAST = 40, 4, 2
 ENOUGH = 12
 """Steps that must have been taken before a loss that does not fall is a finding."""
 PART = 4
 """Where time is short, this part of the batch is learnt."""
+LOST = 0.5
+"""Share of a parameter's elements that a step may leave as they are."""
 DECLINE = 0.05
 """Of the first loss: what some dozens of steps must take off it."""
 OWN_RATE = 3e-3
@@ -29,37 +34,52 @@ OWN_RATE = 3e-3
 def look_at_moves(subject: Subject) -> Outcome:
     """One real step, at the peak rate: which elements with a gradient are the same bits after it."""
     if all(float(g.get("initial_lr", g.get("lr", 1.0))) == 0 for o in subject.optimizers for g in o.param_groups):
-        return [MOVES.warn("the learning rate of every group is 0", evidence="and no scheduler noted an initial one")]
+        message = "the learning rate of every group is 0"
+        return [MOVES.warn(message, margin=ALL_STILL, evidence="and no scheduler noted an initial one")]
     stuck = subject.first.stuck
     if not stuck:
         raise NotRun("the optimizer holds no parameter that gets a finite gradient")
-    due = {n: subject.parameters[n] for n in stuck}
-    return _judged(due, stuck) or Held(
-        f"{len(due)} parameters move, at most {max(stuck.values()):.0%} of their elements do not"
-    )
-
-
-def _judged(due: dict[str, torch.nn.Parameter], stuck: Mapping[str, float]) -> list[Finding]:
-    still = [n for n in due if stuck[n] == 1]
-    if len(still) == len(due):
+    still = [n for n, share in stuck.items() if share == 1]
+    if _lost(subject):
+        raise NotRun(f"every parameter is in 16 bits and stands still, see {LOW_PRECISION.id}")
+    if len(still) == len(stuck):
         message = "one step of the optimizer moves no parameter at all, although they get gradients"
-        return [MOVES.fail(message, still[0], evidence=f"{len(still)} parameters, the same bits after the step")]
-    low = [n for n in due if stuck[n] > 0.5 and due[n].dtype in (torch.bfloat16, torch.float16)]
-    other = [n for n in still if n not in low]
-    findings = []
-    if low:
-        worst = max(low, key=lambda n: stuck[n])
-        message = (
-            f"the step is lost in rounding: {stuck[worst]:.0%} of {worst} ({due[worst].dtype}) stays as it is; "
-            "keep master weights in float32 (autocast), or round stochastically"
-        )
-        evidence = f"elements with a gradient whose bits a step leaves; {some(low)}"
-        severity = MOVES.fail if stuck[worst] == 1 else MOVES.warn
-        findings.append(severity(message, worst, margin=0.5 - stuck[worst], evidence=evidence))
+        evidence = f"{len(still)} parameters, the same bits after the step"
+        return [MOVES.fail(message, still[0], margin=ALL_STILL, evidence=evidence)]
+    other = [n for n in still if not _is_low(subject, n)]
     if other:
         message = f"one step does not move {some(other)}: the update is below the rounding, or the group's rate is 0"
-        findings.append(MOVES.warn(message, other[0], evidence="the same bits after the step"))
-    return findings
+        return [MOVES.warn(message, other[0], margin=ALL_STILL, evidence="the same bits after the step")]
+    return Held(f"{len(stuck) - len(still)} of {len(stuck)} parameters move with the first step")
+
+
+def look_at_precision(subject: Subject) -> Outcome:
+    """The same step, of parameters in 16 bits: how many elements with a gradient it leaves, since it rounds away."""
+    stuck = {n: share for n, share in subject.first.stuck.items() if _is_low(subject, n)}
+    if not stuck:
+        raise NotRun("no parameter in bfloat16 or float16 gets a finite gradient")
+    if len(stuck) < len(subject.first.stuck) and all(share == 1 for share in subject.first.stuck.values()):
+        raise NotRun(f"the step moves no parameter at all, see {PARAMETER_MOVES.id}")
+    low = [n for n, share in stuck.items() if not PRECISION.holds_for(share, LOST)]
+    worst = max(stuck, key=lambda n: stuck[n])
+    if not low:
+        return Held(f"at most {stuck[worst]:.0%} of a parameter in 16 bits is left as it is by a step")
+    message = (
+        f"the step is lost in rounding: {stuck[worst]:.0%} of {worst} ({subject.parameters[worst].dtype}) stays as it is; "
+        "keep master weights in float32 (autocast), or round stochastically"
+    )
+    severity = Severity.FAIL if stuck[worst] == 1 else Severity.WARN
+    evidence = f"elements with a gradient whose bits a step leaves; {some(low)}"
+    return [PRECISION.finding(severity, message, worst, margin=PRECISION.margin(stuck[worst], LOST), evidence=evidence)]
+
+
+def _lost(subject: Subject) -> bool:
+    """Whether nothing moves, and all of it is in low precision: the rounding is the cause."""
+    return all(share == 1 and _is_low(subject, n) for n, share in subject.first.stuck.items())
+
+
+def _is_low(subject: Subject, name: str) -> bool:
+    return subject.parameters[name].dtype in (torch.bfloat16, torch.float16)
 
 
 def look_at_overfit(subject: Subject) -> Outcome:
@@ -86,8 +106,7 @@ def _overfitted(subject: Subject, began: float) -> Outcome:
         return Held(seen)
     if not _end(losses) <= losses[0] + abs(losses[0]):  # also: not a number
         message = "the loss on one batch grows under the given optimizer: its rate is too large, or its sign is wrong"
-        margin = losses[0] - _end(losses) if math.isfinite(_end(losses)) else None
-        return [OVERFIT.warn(message, margin=margin, evidence=seen)]
+        return [OVERFIT.warn(message, margin=OVERFIT.margin(_fall(losses), DECLINE), evidence=seen)]
     if subject.time_left() < spent:
         raise NotRun(f"no clear decline yet, and no time for a second try: raise Spec(seconds=…)   ({seen})")
     subject.kept.put_back()
@@ -98,7 +117,7 @@ def _overfitted(subject: Subject, began: float) -> Outcome:
     if min(len(again), len(losses)) <= ENOUGH:
         raise NotRun(f"no clear decline, and the time is up: raise Spec(seconds=…)   ({seen})")
     message = f"{len(losses) - 1} steps on one batch do not lower its loss: the model cannot learn even this"
-    return [OVERFIT.warn(message, margin=_end(losses) - losses[0], evidence=seen)]
+    return [OVERFIT.warn(message, margin=OVERFIT.margin(_fall(losses), DECLINE), evidence=seen)]
 
 
 def _first_samples(batch: Any) -> Any:
@@ -136,16 +155,13 @@ def _end(losses: list[float]) -> float:
 
 
 def _declined(losses: list[float], share: float = DECLINE) -> bool:
-    return math.isfinite(_end(losses)) and losses[0] - _end(losses) > share * abs(losses[0])
+    return OVERFIT.holds_for(_fall(losses), share)
 
 
-MOVES_PROBE = MOVES.probe(
-    "a step moves every parameter that has a gradient, by more than its rounding",
-    "one step at the peak rate on one batch; later, smaller rates may be lost where this one is not",
-    look_at_moves,
-)
-OVERFIT_PROBE = OVERFIT.probe(
-    "a few dozen steps on one batch lower its loss clearly",
-    "a heuristic: by 5 % of the first loss, with the given optimizer or Adam; on a part of the batch where time is short",
-    look_at_overfit,
-)
+def _fall(losses: list[float]) -> float:
+    """The share of the first loss that it fell by; of a first loss of 0 there is none to take."""
+    return (losses[0] - _end(losses)) / abs(losses[0]) if losses[0] else 0.0
+
+
+MOVES_PROBE, PRECISION_PROBE = MOVES.probe(look_at_moves), PRECISION.probe(look_at_precision)
+OVERFIT_PROBE = OVERFIT.probe(look_at_overfit)

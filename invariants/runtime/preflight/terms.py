@@ -1,16 +1,17 @@
-"""RUN-TERMS: every term of the loss trains something."""
+"""RUN-10: every term of the loss trains something."""
 
 from __future__ import annotations
 
 import torch
 
+from karat.invariants.run.run10_loss_terms import RULE as LOSS_TERMS
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.preflight.loss import TOTALS, Loss
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.subject import Subject
 
-RULE = Rule("RUN-TERMS", "loss-terms")
+RULE = Says(LOSS_TERMS)
 
 
 def look(subject: Subject) -> Outcome:
@@ -33,21 +34,17 @@ def _judged(loss: Loss, name: str, trained: list[torch.nn.Parameter]) -> Finding
             f"the term {name!r} is connected to no parameter: it was detached, or made under no_grad or of numbers. "
             f"A value to be logged does not belong among the terms, or is declared: Spec(detached=[{name!r}])"
         )
-        return say(message, name, evidence=f"{name}.requires_grad is False")
+        return say(message, name, margin=RULE.margin(1, 0), evidence=f"{name}.requires_grad is False")
     gradients = torch.autograd.grad(term.sum(), trained, retain_graph=True, allow_unused=True)
     reached = [g for g in gradients if g is not None]
     if not reached:
-        return say(f"the term {name!r} reaches no trainable parameter", name, evidence="no path in the graph")
+        message = f"the term {name!r} reaches no trainable parameter"
+        return say(message, name, margin=RULE.margin(1, 0), evidence="no path in the graph")
     if not any(bool(g.coalesce().values().any() if g.is_sparse else g.any()) for g in reached):
         evidence = f"{len(reached)} parameters are connected, each with a gradient of zero"
-        return RULE.warn(
-            f"the term {name!r} is connected, but its gradient is zero on this batch", name, evidence=evidence
-        )
+        message = f"the term {name!r} is connected, but its gradient is zero on this batch"
+        return RULE.warn(message, name, margin=RULE.margin(1, 0), evidence=evidence)
     return None
 
 
-PROBE = RULE.probe(
-    "every term of the loss reaches some trainable parameter",
-    "whether it reaches the parameters that it should; a loss that is returned as one tensor",
-    look,
-)
+PROBE = RULE.probe(look)

@@ -1,14 +1,15 @@
-"""RUN-TIES: parameters that are declared tied are one tensor; none is a copy that was tied once."""
+"""RUN-20: parameters that are declared tied are one tensor; none is a copy that was tied once."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule
+from karat.invariants.run.run20_ties import RULE as TIES
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.subject import Subject
 
-RULE = Rule("RUN-TIES", "tied-parameters")
+RULE = Says(TIES)
 
 
 def look(subject: Subject) -> Outcome:
@@ -20,7 +21,7 @@ def look(subject: Subject) -> Outcome:
             equal = every[a].shape == every[b].shape and bool((every[a] == every[b]).all())
             now = "equal now, and drift apart with the first step" if equal else "already different"
             message = f"{a} and {b} are declared tied, but are two tensors: {now}"
-            findings.append(RULE.fail(message, b, evidence="by identity"))
+            findings.append(RULE.fail(message, b, margin=RULE.margin(1, 0), evidence="by identity"))
     findings += [] if subject.spec.tied else _copies(subject)
     if not findings and not subject.spec.tied:
         raise NotRun("no pairs are declared (Spec(tied=[('embedding.weight', 'head.weight')])); no copies seen")
@@ -34,7 +35,7 @@ def _copies(subject: Subject) -> list[Finding]:
     return [
         RULE.warn(
             f"{a}.weight and {b}.weight are equal, but two tensors: a tie that was broken by a copy?", f"{b}.weight",
-            evidence=f"{u.numel()} equal elements; declare Spec(tied=…), or make them one parameter",
+            margin=RULE.margin(1, 0), evidence=f"{u.numel()} equal elements; declare Spec(tied=…), or make them one parameter",
         )
         for a, u in embeddings.items() for b, v in heads.items()
         if u is not v and u.shape == v.shape and u.requires_grad and v.requires_grad
@@ -42,8 +43,4 @@ def _copies(subject: Subject) -> list[Finding]:
     ]  # fmt: skip
 
 
-PROBE = RULE.probe(
-    "parameters that are declared tied are one tensor",
-    "ties that were never made and are not declared; ties of other modules than an embedding and a linear map",
-    look,
-)
+PROBE = RULE.probe(look)

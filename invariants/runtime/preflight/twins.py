@@ -1,4 +1,4 @@
-"""RUN-TWINS: parallel modules give different outputs, and units of a layer have different weights."""
+"""RUN-30: parallel modules give different outputs, and units of a layer have different weights."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Rule, some
+from karat.invariants.run.run30_twins import RULE as TWINS
+from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, Says, some
 from karat.invariants.runtime.preflight.probed import Probed
 from karat.invariants.runtime.preflight.report import Finding
 from karat.invariants.runtime.preflight.trees import leaves
 
-RULE = Rule("RUN-TWINS", "duplicated-branches")
+RULE = Says(TWINS)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 MOST_ELEMENTS = 2**26
+MOST_CALLS = 32
 
 
 def look(subject: Probed) -> Outcome:
     """Siblings of one class with equal inputs and equal outputs; rows of a weight that are equal and not zero."""
-    findings = [*_siblings(subject), *_rows(subject)]
+    findings = [*_siblings(subject), *_repeated(subject), *_rows(subject)]
     layers = sum(isinstance(m, LAYERS) for m in subject.model.modules())
     if not layers and not findings:
         raise NotRun("no linear map, convolution or embedding in the model")
@@ -46,7 +48,36 @@ def _siblings(subject: Probed) -> list[Finding]:
         if twins:
             message = f"{some(twins)} gives the same output as another {kind.__name__} of {parent or 'the model'}: "
             message += "equal branches get equal gradients and stay equal"
-            findings.append(RULE.warn(message, twins[0], evidence=f"equal bits for equal inputs, {len(told)} compared"))
+            evidence = f"equal bits for equal inputs, {len(told)} compared"
+            findings.append(RULE.warn(message, twins[0], margin=RULE.margin(len(twins), 0), evidence=evidence))
+    return findings
+
+
+def _repeated(subject: Probed) -> list[Finding]:
+    """One module under several names of one list that is called with equal inputs again and again, as of [expert] * 4. Layers
+    that are shared one after the other have inputs that differ."""
+    findings = []
+    for parent, container in subject.model.named_modules():
+        names: dict[int, list[str]] = {}
+        for name, child in container._modules.items():
+            if child is not None and any(p.requires_grad for p in child.parameters()):
+                names.setdefault(id(child), []).append(name)
+        for several in names.values():
+            if len(several) < 2:
+                continue
+            name = f"{parent}.{several[0]}" if parent else several[0]
+            calls: list[tuple[list[Tensor], list[Tensor]]] = []
+
+            def note(name: str, args: Any, output: Any, calls: list[Any] = calls) -> None:
+                calls.append(([t.detach().clone() for _, t in leaves(args)], [t for _, t in leaves(output)]))
+
+            module = container._modules[several[0]]
+            subject.forward(watched={name: module} if module is not None else {}, seen=note)
+            alive = [call for call in calls[:MOST_CALLS] if _alive(call[1])]
+            if len(alive) > 1 and any(_equal(alive[0], other) for other in alive[1:]):
+                message = f"{some(several)} of {parent or 'the model'} are one module, and give the same output to equal inputs: "
+                message += "a list times n repeats its member, it does not copy it"
+                findings.append(RULE.warn(message, name, evidence=f"one object under {len(several)} names"))
     return findings
 
 
@@ -73,7 +104,8 @@ def _rows(subject: Probed) -> list[Finding]:
         distinct = len(torch.unique(rows, dim=0)) if _suspicious(rows) else len(rows)
         if distinct < len(rows):
             message = f"{len(rows) - distinct} of {len(rows)} units of {name} have the weights of another unit: they stay equal"
-            findings.append(RULE.warn(message, name, evidence=f"{distinct} distinct rows in {name}.weight"))
+            margin, evidence = RULE.margin(len(rows) - distinct, 0), f"{distinct} distinct rows in {name}.weight"
+            findings.append(RULE.warn(message, name, margin=margin, evidence=evidence))
     return findings
 
 
@@ -86,8 +118,4 @@ def _suspicious(rows: Tensor) -> bool:
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
-PROBE = RULE.probe(
-    "parallel modules of one class give different outputs, and units of a layer have different weights",
-    "equal bits only; heads within one weight are seen by their rows; one forward in eval mode",
-    look,
-)
+PROBE = RULE.probe(look)

@@ -80,5 +80,8 @@ def called(anchor: Anchor, module: Any, args: Any, kwargs: Any, output: Any) -> 
 
 
 def no_change(anchor: Anchor, gradient: Tensor) -> None:
+    if anchor.parameter.grad is None and not anchor.measured:
+        anchor.cleared = True
+        return
     with torch.no_grad():
         anchor.arrives(gradient)

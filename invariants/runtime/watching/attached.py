@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,12 +47,22 @@ def steps_of(scheduler: Any) -> int:
     return max([int(count) for count in counts if isinstance(count, (int, float))] + inside, default=0)
 
 
+@dataclass(frozen=True)
+class Stranger:
+    """A scaler that had scaled before it was found, and so may be another loop's. records, keys: what it knew then."""
+
+    held: weakref.ref[Any]
+    records: Any
+    keys: set[int]
+
+
 class Attached:
     """What was found. schedulers: those at the top, not those inside another; scalers: enabled ones, each held weakly."""
 
     def __init__(self) -> None:
         self.schedulers: list[Followed] = []
         self._scalers: list[weakref.ref[Any]] = []
+        self._strangers: list[Stranger] = []
 
     def add(self, later: Attached) -> None:
         """Takes in the schedulers that were made since; those known keep their counts."""
@@ -65,8 +76,25 @@ class Attached:
 
     @property
     def scalers(self) -> list[Any]:
-        """The living scalers."""
+        """The living scalers of this loop: given, first used after they were found, or with a record of its optimizer."""
         return [scaler for held in self._scalers if (scaler := held()) is not None and scaler.is_enabled()]
+
+    @property
+    def living(self) -> int:
+        """How many scalers live, of this loop or not."""
+        return len(self._scalers) + len(self._strangers)
+
+    def meet(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes in a stranger that has a record of this optimizer which it did not have when it was found: an id alone may
+        be that of a dead optimizer."""
+        keys = {id(optimizer), id(bare(optimizer))}
+        for stranger in list(self._strangers):
+            scaler = stranger.held()
+            records = {} if scaler is None else scaler._per_optimizer_states
+            stale = stranger.keys if records is stranger.records else set()
+            if any(key in records for key in keys - stale):
+                self._strangers.remove(stranger)
+                self._scalers.append(stranger.held)
 
 
 def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: Any) -> Attached:
@@ -85,7 +113,12 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
         drives = next((k for k, o in enumerate(own) if o is driven), None)
         found.schedulers.append(Followed(s, drives, any(s is g for g in given)))
     scalers = [scaler] if scaler is not None else [o for o in living if isinstance(o, torch.amp.GradScaler)]
-    found._scalers = [weakref.ref(s) for s in scalers if hasattr(s, "_per_optimizer_states")]
+    scalers = [s for s in scalers if hasattr(s, "_per_optimizer_states")]
+    found._scalers = [weakref.ref(s) for s in scalers if s is scaler or getattr(s, "_scale", None) is None]
+    strange = [s for s in scalers if s is not scaler and getattr(s, "_scale", None) is not None]
+    found._strangers = [
+        Stranger(weakref.ref(s), s._per_optimizer_states, set(s._per_optimizer_states)) for s in strange
+    ]
     return found
 
 

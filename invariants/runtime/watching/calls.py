@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from karat.invariants.runtime.watching.captured import replaying
+from karat.invariants.runtime.watching.heard import unheard
 from karat.invariants.runtime.watching.naming import compiled, parts, roots
 from karat.invariants.runtime.watching.unsaved import Unsaved, after_forward, before_forward
 
@@ -52,11 +52,11 @@ class Calls:
 
     def _hooked(self, module: nn.Module, *, of_model: bool) -> list[Unsaved]:
         def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if not _unheard():
+            if not unheard():
                 self._depth += 1
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if _unheard():
+            if unheard():
                 return
             self._depth = max(0, self._depth - 1)
             if self._depth or output is None:  # inside another one, or the forward raised
@@ -69,9 +69,6 @@ class Calls:
                     handle.remove()
                 self._parts = []
 
+        if isinstance(module, torch.jit.ScriptModule):
+            return []  # which takes no hooks
         return [before_forward(module, before), after_forward(module, after)]
-
-
-def _unheard() -> bool:
-    """Whether this forward is none of the loop's: while compiling, of the guards, or done again in a backward pass."""
-    return torch.compiler.is_compiling() or replaying() or torch._C._current_graph_task_id() != -1

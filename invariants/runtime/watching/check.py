@@ -35,6 +35,8 @@ class Moment:
     norms: dict[int, float] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
     whole: bool = False
+    between: bool = False
+    """Whether this is one of the steps in which the checks that are `spaced` are left out."""
     rates: tuple[float, ...] = ()
     """The learning rate of each group; NaN of a group without one."""
     _grads: dict[int, Tensor] | None = None
@@ -66,6 +68,12 @@ class Check:
 
     rules: tuple[Rule, ...] = ()
     interval: str = "every step"
+    of_forward: bool = False
+    """Asked only where the forward of the step is kept: it has nothing to look at in others."""
+    spaced: bool = False
+    """Asked in every step at the start, and from the 64th on in every eighth; after_step also before those."""
+    of_rates: bool = False
+    """Left out between those steps where no rate changed."""
 
     def start(self, loop: Loop) -> None:
         """When attached. `loop.not_checked(rule, why)` says what cannot be decided here; `loop.off(self)` ends it."""

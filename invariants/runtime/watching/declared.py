@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from karat.core.errors import ConfigError
+from karat.core.errors import ConfigError, KaratError
 from karat.core.policy import Policy
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
@@ -18,6 +18,7 @@ from karat.invariants.catalogue import find
 from karat.invariants.runtime.by_name import reading_by_name
 from karat.invariants.runtime.monitor import Monitor
 from karat.invariants.runtime.probes import Reading, gf16_absmax, learning_rate, mixing_matrices
+from karat.invariants.runtime.watching.interrupts import from_signal
 from karat.invariants.standing import demand_current, standings
 
 Observe = Callable[[int], Mapping[str, Any]]
@@ -39,7 +40,24 @@ class Declared:
 
     monitor: Monitor
     probes: tuple[Callable[[int], Reading], ...]
-    not_checked: Mapping[str, str]
+    not_checked: dict[str, str]
+
+    def readings(self, step: int) -> list[Reading]:
+        """What is observed at a step. An observation of the user's that raises is left out, and the report says why."""
+        found = []
+        for place, probe in enumerate(self.probes):
+            name = f"declared guard {place + 1} of {len(self.probes)}"
+            if name in self.not_checked:
+                continue
+            try:
+                found.append(probe(step))
+            except KaratError:
+                raise
+            except Exception as error:
+                if from_signal(error):
+                    raise
+                self.not_checked[name] = f"it raised at step {step}: {type(error).__name__}: {error}"
+        return found
 
 
 def declare(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from karat.invariants.runtime.watching.naming import local
 
-NUMBERS = 1024
+NUMBERS = 256
 """Elements of a batch that are looked at."""
 OF_WEIGHTS = 64
 """Elements of each parameter that are looked at."""
@@ -38,7 +38,7 @@ def of_batch(batch: Tensor) -> Tensor | None:
     if batch.requires_grad:
         batch = batch.detach()
     count = batch.numel()
-    if batch.layout is not torch.strided or not count or batch.is_complex():
+    if not count or batch.layout is not torch.strided or batch.is_complex():
         return None
     if not batch.is_contiguous():
         if count > 64 * NUMBERS:

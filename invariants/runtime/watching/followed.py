@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from karat.invariants.runtime.watching.loop import Held
-from karat.invariants.runtime.watching.sampling import fit, spread
+from karat.invariants.runtime.watching.sampling import fit, run_of, spread
 
 FEW = 16
-"""Elements of a parameter that are kept from one step to the next."""
+"""Elements of a parameter that are kept from one step to the next: neighbours, for they are copied every step."""
 
 
 @dataclass
@@ -22,6 +22,10 @@ class Followed:
     places: list[int] = field(default_factory=list)
     views: dict[int, Tensor] = field(default_factory=dict)
     few: dict[int, Tensor] = field(default_factory=dict)
+    parts: dict[range, list[Tensor]] = field(default_factory=dict)
+    """A run of `places` -> the parameters there."""
+    apart: int = 1
+    """Steps between two samples."""
     counters: bool = True
     """Whether the optimizer writes in a way that counters see."""
     wrote: bool = False
@@ -45,7 +49,14 @@ class Followed:
 
     def renew(self, place: int) -> None:
         self.views[place] = spread(self.held[place].parameter)
-        self.few[place] = spread(self.held[place].parameter, FEW)
+        self.few[place] = run_of(self.held[place].parameter, FEW)
+
+    def parameters(self, looked: range) -> list[Tensor]:
+        """Those of a run of `places`."""
+        found = self.parts.get(looked)
+        if found is None:
+            found = self.parts[looked] = [self.held[self.places[n]].parameter for n in looked]
+        return found
 
     def view(self, place: int) -> Tensor | None:
         """The sample of a parameter, wherever its numbers are now; None where none can be taken any more."""

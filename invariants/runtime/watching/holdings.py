@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from karat.invariants.runtime.watching.naming import unwrapped
 
-PLACES = 16
+PLACES = 8
 """Modules whose members are compared in one step."""
 SAMPLE = 64
 """Numbers of a parameter by which it is seen whether it moved."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from karat.invariants.runtime.preflight import batches, causality, modes, positions, twins
-from karat.invariants.runtime.preflight.inputs import answer, jittered, others
+from karat.invariants.runtime.preflight.inputs import answer, called, is_other, jittered, others
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome, some
 from karat.invariants.runtime.preflight.traces import roughly
+from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.functions import Functions, mixes
 from karat.invariants.runtime.watching.outputs import differ, spread_of
 from karat.invariants.runtime.watching.replay import Replay
@@ -26,7 +31,8 @@ def told(replay: Replay) -> str:
     reading = captured.readings.get(captured.main) if captured.main is not None else None
     if reading is None:
         return ""
-    inputs = token_inputs(captured.inputs, reading.targets.shape)
+    tokens = token_inputs(captured.inputs, reading.targets.shape)
+    inputs = {path: t for path, t in tokens.items() if not is_other(captured.module, path)}
     found = {path: relation(tokens, reading.targets) for path, tokens in inputs.items()}
     following = [path for path, name in found.items() if name in ("next", "rolled")]
     if inputs:
@@ -36,7 +42,7 @@ def told(replay: Replay) -> str:
         if captured.main is not None and reading.counts.shape == captured.outputs[captured.main].shape[:2]:
             replay.notes["counted"] = reading.counts
         return "next"
-    if len(found) == 1 and "same" in found.values():
+    if set(found.values()) == {"same"}:  # several: the labels are given too
         replay.notes["sequence"] = next(iter(found))
         return "same"
     return ""
@@ -126,6 +132,17 @@ def _answer_read(replay: Replay) -> tuple[float, int]:
     return worst, place
 
 
+def follows_in_place(replay: Replay, path: Path) -> bool:
+    """Whether the output at a position depends on the input at it, of outputs (B, T, …)."""
+    base, x = called(replay)[1], replay.captured.inputs[path]
+    if base.ndim < 3 or base.shape[:2] != x.shape[:2]:
+        return False
+    place, changed = x.shape[1] // 2, x.clone()
+    changed[:, place] = others(x, torch.Generator().manual_seed(9))[:, place]
+    moved = (answer(replay, {path: changed}) - base)[:, place].abs()
+    return float(moved.max()) > roughly(base)
+
+
 def inputs_matter(replay: Replay, functions: Functions) -> Outcome:
     """As in preflight; positions need not mix in a model that has nothing to mix them with."""
     reading = replay.captured.readings.get(replay.captured.main or ())
@@ -151,6 +168,37 @@ def inputs_matter(replay: Replay, functions: Functions) -> Outcome:
     )
 
 
+def fed_zeros(replay: Replay, parameters: Mapping[str, Tensor]) -> Outcome:
+    """Why weights have a gradient of zeros throughout: the module that holds them is given nothing but zeros, or runs a
+    recurrence over one position from a state of zeros."""
+    owners = {name: m for name, m in replay.model.named_modules() if any(
+        id(p) == id(q) for q in parameters.values() for p in m.parameters(recurse=False))}  # fmt: skip
+    zeros: dict[str, list[bool]] = {}
+    single: set[str] = set()
+
+    def note(name: str, args: Any, output: Any) -> None:
+        given = [t for _, t in leaves(args) if t.is_floating_point() and t.numel()]
+        zeros.setdefault(name, []).append(bool(given) and not any(bool(t.any()) for t in given))
+        module = owners[name]
+        if not isinstance(module, nn.RNNBase) or not given or given[0].ndim != 3:
+            return
+        if given[0].shape[1 if module.batch_first else 0] == 1 and not any(bool(t.any()) for t in given[1:]):
+            single.add(name)
+
+    replay.forward(training=True, watched=owners, seen=note)
+    fed = [name for name, seen in zeros.items() if all(seen)]
+    found = []
+    if fed:
+        message = f"the input of {some(fed)} is zero throughout: nothing comes in, and its weights get no gradient"
+        found.append(positions.RULE.warn(message, fed[0], evidence="gradients of zeros in the first steps"))
+    for name in single - set(fed):
+        message = (
+            f"{name} runs over sequences of length one, from a state of zeros: nothing recurs (an axis exchanged?)"
+        )
+        found.append(positions.RULE.warn(message, name, evidence="the recurrent weights get no gradient"))
+    return found or Held("modules whose weights get no gradient are given more than zeros")
+
+
 def _softened(outcome: Outcome) -> Outcome:
     """No more than WARN: a model may be meant to answer the same to everything, as a learnt constant does."""
     if isinstance(outcome, Held):
@@ -171,7 +219,7 @@ def drops(replay: Replay, functions: Functions) -> Outcome:
         try:
             outcome = modes.look_at_dropout(replay)
         except NotRun as reason:
-            why = reason
+            why = str(reason)  # an exception that is kept holds this frame, and with it the batch
             replay.forward(training=True)
     high = [p for p in functions.rates if MOST_DROPPED < p < 1]
     if high and not isinstance(outcome, list):
@@ -180,7 +228,7 @@ def drops(replay: Replay, functions: Functions) -> Outcome:
             modes.DROPOUT.warn(message, evidence=f"{len(high)} of {len(functions.rates)} calls above {MOST_DROPPED}")
         ]
     if outcome is None:
-        raise why
+        raise NotRun(why)
     return outcome
 
 

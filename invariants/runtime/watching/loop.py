@@ -15,8 +15,7 @@ from karat.core.policy import Policy
 from karat.core.report import Violation
 from karat.invariants.run.rule import Rule, Severity
 from karat.invariants.run.spec import Spec, covered
-from karat.invariants.runtime.ledger import Ledger
-from karat.invariants.runtime.monitor import Stopped
+from karat.invariants.runtime.monitor import RowSink, Stopped
 from karat.invariants.runtime.watching.attached import Attached
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check
@@ -28,6 +27,16 @@ MOST_KEPT = 1000
 """Violations that are kept; the ledger has them all."""
 DENSE = 3
 """First steps, in which everything is looked at."""
+SETTLED, APART = 64, 8
+"""From this step on the checks that are `spaced` are asked at every eighth."""
+SPACED = f"every step, from step {SETTLED} on every {APART}th"
+LIGHT = 8
+"""Until SETTLED the outputs are looked at in every so many steps, which takes a few passes over them."""
+OUTPUTS_ARE_LOOKED_AT = f"first steps, every {LIGHT}th to step {SETTLED}, then at powers of two, every K"
+
+
+Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[tuple[str, torch.dtype], ...]]
+"""Module, arguments and autocast of a forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +48,16 @@ class Held:
     group: int
 
 
+def turn(step: int) -> int:
+    """Counts the steps in which checks that are `spaced` are asked."""
+    return step if step < SETTLED else SETTLED + (step - SETTLED) // APART
+
+
 class Loop:
     """Everything that checks share. `step` is the number of optimizer steps that were taken, of the busiest optimizer."""
 
     def __init__(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], spec: Spec, policy: Policy,
-                 every: int, say: Callable[[str], None], ledger: Ledger | None, first: int = 0) -> None:  # fmt: skip
+                 every: int, say: Callable[[str], None], ledger: RowSink | None, first: int = 0) -> None:  # fmt: skip
         self.model, self.optimizers, self.spec, self.policy = model, tuple(optimizers), spec, policy
         self.every, self.say, self.ledger = every, say, ledger
         self.scheduler: Any = None
@@ -58,6 +72,12 @@ class Loop:
         self.early = False
         """Whether the run ended before its declared total: on purpose, or by an exception of the loop's own."""
         self.forwards = 0
+        self.call: Call | None = None
+        """The last forward with gradients since the last step."""
+        self.applied = 0
+        """How many forwards there had been when the last step was taken."""
+        self.always: dict[int, list[int]] = {}
+        """Of each optimizer the indices of gradients whose norms are read at every step; see checks/freshness.py."""
         self.captured: Captured | None = None
         """The forward of this step, in the steps in which it is kept; see capture.py."""
         self.capture_next = True
@@ -66,11 +86,14 @@ class Loop:
         self.suppressed: list[Violation] = []
         self.unchecked: dict[str, str] = {}
         self.tallies: dict[str, Tally] = {}
-        self.seconds: dict[str, float] = {}
         self.fingerprint: dict[str, str] = {}
         """What the run started from: the weights, the first batch. RUN-45 compares runs by it."""
         self.began = time.perf_counter()
         self.off_duty: set[int] = set()
+        self.resting: set[tuple[int, str]] = set()
+        """Checks, by id, that have nothing to do at a moment for the rest of the run."""
+        self.duties = 0
+        """How often a check went off duty or to rest."""
         self._said: dict[tuple[str, str], int] = {}
         self._stop: Violation | None = None
         self.renamed = 0
@@ -90,12 +113,12 @@ class Loop:
     def forget(self) -> None:
         """Lets go of the model, the optimizers and all tensors."""
         self.model, self.optimizers, self.held = nn.Module(), (), []
-        self.parameters, self.names = {}, {}
+        self.parameters, self.names, self.always = {}, {}, {}
         self.scheduler = self.scaler = self.ema = None
         self.replicas = ()
         self.attached = Attached()
         self.transfer.clear()
-        self.captured = None
+        self.captured = self.call = None
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Those that ask for a gradient and are not declared frozen."""
@@ -105,6 +128,14 @@ class Loop:
     def dense(self, step: int) -> bool:
         """Whether everything is looked at in this step: in the first few, and every K."""
         return step - self.first < DENSE or step % self.every == 0
+
+    def looked(self, step: int) -> bool:
+        """Whether the outputs are looked at in this step: in the first few, every 8th to 64, at powers of two, every K."""
+        return (step % LIGHT == 0 and (step <= SETTLED or step & (step - 1) == 0)) or self.dense(step)
+
+    def between(self, step: int) -> bool:
+        """Whether the checks that are `spaced` are left out in this step."""
+        return step >= SETTLED and step % APART != 0 and not self.looked(step)
 
     # -- what checks say ----------------------------------------------------------------------------------------------
 
@@ -120,7 +151,10 @@ class Loop:
 
     def held_for(self, rule: Rule, step: int, margin: float = 0.0) -> None:
         """Counts one judgement that held."""
-        self.tallies[rule.id].take(margin, step)
+        tally = self.tallies[rule.id]
+        tally.checks += 1
+        if margin < tally.worst_margin:
+            tally.worst_margin, tally.worst_step = margin, step
 
     def found(
         self,
@@ -176,9 +210,27 @@ class Loop:
         """Says that a rule could not be judged, and why; the first reason counts."""
         self.unchecked.setdefault(rule.slug, why)
 
+    def broke(self, check: Check, moment: str, error: BaseException) -> None:
+        """Takes a check off duty that raised, and says so in the report; the loop goes on."""
+        self.off(check)
+        text = (str(error).strip().splitlines() or [""])[0]
+        for rule in check.rules:
+            self.not_checked(rule, f"its check raised in {moment} at step {self.step}: {type(error).__name__}: {text}")
+
     def off(self, check: Check) -> None:
         """Takes a check off duty."""
         self.off_duty.add(id(check))
+        self.duties += 1
+
+    def wake(self, check: Check, *moments: str) -> None:
+        """Asks a check again that rested."""
+        self.resting.difference_update((id(check), moment) for moment in moments)
+        self.duties += 1
+
+    def rest(self, check: Check, *moments: str) -> None:
+        """Asks a check no more at some moments: it has nothing to do there for the rest of the run."""
+        self.resting.update((id(check), moment) for moment in moments)
+        self.duties += 1
 
 
 def spoken(v: Violation) -> str:

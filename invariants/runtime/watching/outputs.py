@@ -32,6 +32,27 @@ def spread_of(output: Tensor) -> Spread:
     return Spread(largest <= 4 * torch.finfo(output.dtype).eps * size, typical, size)
 
 
+def turned(output: Tensor, gradient: Tensor) -> float | None:
+    """The root mean square deviation over samples of the directions of the outputs, 1 where they are even; None where the
+    loss is not of directions alone, that is, where the gradient of a row is not at right angles to the row."""
+    if output.ndim < 2 or output.shape != gradient.shape:
+        return None
+    x, g = part(output).detach().double().flatten(1), part(gradient).detach().double().flatten(1)
+    sizes, slopes = x.norm(dim=1), g.norm(dim=1)
+    if (
+        x.shape[1] < 2
+        or not bool((sizes > 0).all() & x.isfinite().all() & g.isfinite().all())
+        or float(slopes.max()) == 0
+    ):
+        return None
+    along = (x * g).sum(1).abs() / sizes
+    rough = max(100 * torch.finfo(output.dtype).eps, 1e-4)
+    if float(along.max()) > rough * float(slopes.max()):
+        return None
+    directions = x / sizes.unsqueeze(1)
+    return float((directions - directions.mean(0)).square().sum(1).mean().sqrt())
+
+
 def differ(captured: Captured, size: int) -> bool:
     """Whether the samples of the batch differ in some input."""
     for _, t in leaves((captured.args, captured.kwargs)):

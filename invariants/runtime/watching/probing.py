@@ -22,6 +22,7 @@ from karat.invariants.runtime.preflight.keep import seed_all
 from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.graph import Walk, is_step, walk
+from karat.invariants.runtime.watching.interrupts import passing
 from karat.invariants.runtime.watching.naming import local
 
 SLIGHT = 0.05
@@ -143,7 +144,7 @@ class Probe:
         with torch.enable_grad(), contextlib.ExitStack() as stack:
             for device, dtype in captured.autocast:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
-            outputs = dict(leaves(captured.module(*captured.args, **captured.kwargs)))
+            outputs = dict(leaves(passing(lambda: captured.module(*captured.args, **captured.kwargs))))
         self._steady = self._steady and self._same({path: t.detach() for path, t in outputs.items()})
         return [outputs[path] for path in self._gradients if path in outputs]
 

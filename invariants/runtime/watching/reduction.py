@@ -1,9 +1,9 @@
 """The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
 
-Small models are looked at whole, every step. Of larger ones at most MOST_NUMBERS elements and A_TURN gradients are
-looked at in a step, in turn, so that each is looked at every `turns` steps, and with them the first small one every step:
-what is not finite spreads upstream in a backward. In the first steps, every K, and when a limit on the whole norm was
-declared, all of them are.
+Small models are looked at whole, every step. Of larger ones an eighth, but at least LEAST_NUMBERS and at most MOST_NUMBERS
+elements, of A_TURN gradients are looked at in a step, in turn. From step SETTLED on that is done in every eighth step, and
+between them a few are looked at: the first small one, for what is not finite spreads upstream in a backward, and those
+that RUN-11 follows. In the first steps, every K, and when a limit on the whole norm was declared, all of them are.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from karat.invariants.runtime.watching.loop import turn
 from karat.invariants.runtime.watching.naming import local, plain
 
-MOST_NUMBERS = 1 << 19
-"""Elements a step: 2 MiB of float32, about 0.1 ms on one core."""
+LEAST_NUMBERS, MOST_NUMBERS = 1 << 14, 1 << 19
+"""Elements a step, at least and at most: 64 KiB of float32, and 2 MiB, about 0.1 ms on one core."""
 MOST_TENSORS = 32
 """Gradients of a small model: about 2.5 us each on a CPU."""
 A_TURN = 16
@@ -30,36 +31,36 @@ class Turns:
     always the first small one."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        self.whole = len(sizes) <= MOST_TENSORS and sum(sizes) <= MOST_NUMBERS
-        first = next((place for place, size in enumerate(sizes) if size <= SMALL), None)
+        self.most = min(max(sum(sizes) // 8, LEAST_NUMBERS), MOST_NUMBERS)
+        self.whole = len(sizes) <= MOST_TENSORS and sum(sizes) <= LEAST_NUMBERS
+        first = next((place for place, size in enumerate(sizes) if 0 < size <= SMALL), None)
+        self.first = [] if first is None else [first]
         self.runs: list[list[int]] = [[]]
         numbers = 0
         for place, size in enumerate(sizes):
-            if self.runs[-1] and (numbers + size > MOST_NUMBERS or len(self.runs[-1]) >= A_TURN - 1):
+            if self.runs[-1] and (numbers + size > self.most or len(self.runs[-1]) >= A_TURN - 1):
                 self.runs.append([])
                 numbers = 0
             self.runs[-1].append(place)
             numbers += size
         if self.whole:
             self.runs = [list(range(len(sizes)))]
-        elif first is not None:
-            self.runs = [run if first in run else [first, *run] for run in self.runs]
 
     def __len__(self) -> int:
         return len(self.runs)
 
     def due(self, step: int) -> list[int]:
         """The places that are looked at in a step."""
-        return self.runs[step % len(self.runs)]
+        return self.runs[turn(step) % len(self.runs)]
 
 
-def part(tensor: Tensor, step: int) -> Tensor:
+def part(tensor: Tensor, step: int, most: int) -> Tensor:
     """A tensor, or of one that is too large the run of elements whose turn it is."""
-    if tensor.numel() <= MOST_NUMBERS or not tensor.is_contiguous():
+    if tensor.numel() <= most or not tensor.is_contiguous():
         return tensor
-    count = math.ceil(tensor.numel() / MOST_NUMBERS)
-    start = (step % count) * MOST_NUMBERS
-    return tensor.view(-1)[start : start + MOST_NUMBERS]
+    count = math.ceil(tensor.numel() / most)
+    start = (turn(step) % count) * most
+    return tensor.view(-1)[start : start + most]
 
 
 def norms(tensors: list[Tensor]) -> list[Tensor]:
@@ -86,6 +87,13 @@ def norms_of_uniform(tensors: list[Tensor]) -> list[Tensor]:
         return list(torch._foreach_norm(tensors))
     except (RuntimeError, NotImplementedError):
         return norms(tensors)
+
+
+def squares_of_few(tensors: list[Tensor]) -> list[Tensor] | None:
+    """The squares of the 2-norms of vectors that are uniform, each by one product; None where they are no such vectors."""
+    if all(t.dim() == 1 and t.layout is torch.strided for t in tensors):
+        return [torch.dot(t, t) for t in tensors]
+    return None
 
 
 def _wide(tensors: list[Tensor]) -> bool:

@@ -5,26 +5,22 @@ To be used inside `Captured.undisturbed`; `jitter` is undone by `calm`, which ha
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from karat.invariants.run.spec import Spec
-from karat.invariants.runtime.preflight.keep import Kept
 from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.probed import Call
 from karat.invariants.runtime.preflight.trees import Path
 from karat.invariants.runtime.watching.captured import Captured
+from karat.invariants.runtime.watching.interrupts import from_signal
 
 MOST_JITTERED = 1 << 24
 """Parameters, in elements, that are moved and put back by the probes; a larger model is probed as it is."""
 JITTER, LEAST_JITTER = 0.1, 0.02
-SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
 
 class Replay:
@@ -38,7 +34,6 @@ class Replay:
         self.jittered = False
         self._path = captured.main
         self._autocast = not captured.autocast
-        self._kept = Kept(captured.module, (), (captured.args, captured.kwargs), parameters=False)
         self._moved: list[tuple[Tensor, Tensor]] = []
 
     def forward(
@@ -57,7 +52,7 @@ class Replay:
         finally:
             for hook in hooks:
                 hook.remove()
-            self._kept.put_back()  # modes and buffers: each forward starts from the same
+            self.captured.rewind()  # modes and buffers: each forward starts from the same
         output = outputs.get(self._path) if self._path is not None else None
         if output is not None:
             if bool(output.isnan().any()):
@@ -71,9 +66,11 @@ class Replay:
             return self.captured.again(given, training=training, seed=seed)
         try:
             return self.captured.again(given, training=training, seed=seed, autocast=False)
-        except Exception:
+        except Exception as error:
+            if from_signal(error):
+                raise
             self._autocast = True
-            self._kept.put_back()
+            self.captured.rewind()
             return self.captured.again(given, training=training, seed=seed)
 
     def outputs(self) -> dict[Path, Tensor]:
@@ -108,48 +105,6 @@ class Replay:
         for p, bits in self._moved:
             p.data.copy_(bits)
         self._moved = []
-
-
-@contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
-    """Runs what is compiled as it was written, so that a replay makes nothing compile again."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-def refusal(captured: Captured) -> str:
-    """Why this forward cannot be run again without risk; empty where it can."""
-    modules = list(captured.module.modules())
-    if any(type(m).__name__ in SHARDED for m in modules) or any(
-        hasattr(p, "to_local") for p in captured.module.parameters()
-    ):
-        return "the parameters are sharded"
-    if _ranks() > 1 and any(isinstance(m, nn.SyncBatchNorm) for m in modules):
-        return "forwards of the ranks wait for each other (SyncBatchNorm)"
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in captured.module.parameters()):
-        return "the model has parameters that are not initialised"
-    if _own_hooks(modules):
-        return "the model carries forward hooks of its own, which a replay would set off"
-    return ""
-
-
-def _ranks() -> int:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if ready else 1
-
-
-def _own_hooks(modules: list[nn.Module]) -> bool:
-    """Whether a module below the root has forward hooks that are not torch's: they may keep what they are given."""
-    for module in modules:
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            called = hook.func if isinstance(hook, functools.partial) else hook
-            owner = str(getattr(called, "__module__", "") or type(called).__module__)
-            if not owner.startswith(("torch.", "karat.")):
-                return True
-    return False
 
 
 def _teller(name: str, seen: Callable[[str, Any, Any], None] | None) -> Callable[..., None]:

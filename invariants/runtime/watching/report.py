@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 from pydantic import Field
@@ -10,9 +11,14 @@ from karat.core.evidence import Record
 from karat.core.report import GuardSummary, Violation
 from karat.invariants.run.rule import Severity
 
+WIDTH = 120
+DECLARED_BY = ("Spec(", "guards.", "watch(", "declared")
+"""What a reason holds that says what to declare or to call."""
+
 
 class WatchReport(Record):
-    """The result of `Watch.finish()`. not_checked: slug -> why. cost: check -> microseconds of a step, on the average.
+    """The result of `Watch.finish()`. not_checked: slug -> why. cost: check -> microseconds of a step, averaged over those
+    after the first three; start_ms: what those three took, with all that is looked for once.
 
     steps: optimizer steps seen, of the busiest optimizer. step_ms: wall time from the first step to the last, for each.
     fingerprint: of the weights when the guards were attached, and of the first batch.
@@ -29,6 +35,7 @@ class WatchReport(Record):
     not_checked: Mapping[str, str]
     cost: Mapping[str, float]
     step_ms: float
+    start_ms: float = 0.0
     fingerprint: Mapping[str, str] = Field(default_factory=dict)
 
     def __iter__(self) -> Iterator[GuardSummary]:  # type: ignore[override]
@@ -55,10 +62,16 @@ class WatchReport(Record):
         lines = [
             f"watch: {self.steps} steps, {len(self.failures)} FAIL, {warnings} WARN, {len(held)} rules held, "
             f"{len(self.not_checked)} not checked, {self.outcome}",
-            f"cost: {total:.0f} us a step of {self.step_ms:.2f} ms{share}",
+            f"cost: {total:.0f} us a step of {self.step_ms:.2f} ms{share}; {self.start_ms:.0f} ms at the start",
         ]
         lines += [f"{v.severity}  {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.violations]
         lines += [f"suppr {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.suppressed]
-        lines += [f"held  {g.invariant:<7} {g.slug:<21} {g.checks} checks ({g.note})" for g in held]
-        lines += [f"not checked   {slug:<21} {why}" for slug, why in self.not_checked.items()]
+        if held:
+            names = ", ".join(f"{g.invariant} {g.slug}" for g in held)
+            lines.append(textwrap.fill(f"held: {names}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+        asked = {slug: why for slug, why in self.not_checked.items() if any(word in why for word in DECLARED_BY)}
+        lines += ["not checked, until it is told:"] * bool(asked)
+        lines += [f"  {slug:<21} {why}" for slug, why in asked.items()]
+        lines += ["not checked, nothing to judge:"] * (len(asked) < len(self.not_checked))
+        lines += [f"  {slug:<21} {why}" for slug, why in self.not_checked.items() if slug not in asked]
         return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +45,12 @@ def spread(tensor: Tensor, most: int = MOST) -> Tensor:
     stride = max(1, count // most)
     stride -= stride > 1 and stride % 2 == 0  # an even one would stay in one column of most matrices
     return tensor.detach().as_strided((min(most, (count - 1) // stride + 1),), (stride,), tensor.storage_offset())
+
+
+def run_of(tensor: Tensor, most: int) -> Tensor:
+    """A view of at most `most` elements of a tensor that is `fit`, which lie together in the middle of its storage."""
+    count = min(most, tensor.numel())
+    return tensor.detach().as_strided((count,), (1,), tensor.storage_offset() + (tensor.numel() - count) // 2)
 
 
 class View:
@@ -86,7 +93,7 @@ def rate_of(group: dict[str, Any]) -> float | None:
     rate = group.get("lr")
     if isinstance(rate, Tensor):
         return float(rate) if rate.device.type == "cpu" else None
-    return float(rate) if isinstance(rate, (int, float)) else None
+    return float(rate) if isinstance(rate, (int, float, np.number)) else None
 
 
 def native(optimizer: torch.optim.Optimizer) -> bool:

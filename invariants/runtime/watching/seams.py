@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from karat.invariants.runtime.preflight.trees import leaves
-from karat.invariants.runtime.watching.captured import replaying
+from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.graph import is_step, walk
+from karat.invariants.runtime.watching.heard import harmless, unheard
 from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.naming import compiled, parts, unwrapped
 from karat.invariants.runtime.watching.probing import checkpointed
@@ -57,13 +58,18 @@ class Seams:
         self._inputs: list[tuple[str, nn.Module, Tensor]] = []
         self._calls = 0
 
-    def attach(self, loop: Loop) -> None:
+    def attach(self, loop: Loop, check: Check) -> None:
         """Puts the hooks on, unless the model is compiled."""
         if compiled(loop.model):
             return
         for name, module in parts(unwrapped(loop.model)):
-            self._handles.append(before_forward(module, self._taken(name)))
-            self._handles.append(after_forward(module, self._gave(name)))
+            self._handles.append(before_forward(module, harmless(loop, check, self._taken(name))))
+            self._handles.append(after_forward(module, harmless(loop, check, self._gave(name))))
+
+    @property
+    def attached(self) -> bool:
+        """Whether hooks are on."""
+        return bool(self._handles)
 
     def found(self) -> list[Seam]:
         """Of this step."""
@@ -90,7 +96,7 @@ class Seams:
 
     def _gave(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if replaying() or self._calls > MOST_CALLS:
+            if unheard() or self._calls > MOST_CALLS:
                 return
             on = torch.is_grad_enabled()
             inside = not on and checkpointed()
@@ -106,7 +112,7 @@ class Seams:
 
     def _taken(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if replaying() or not torch.is_grad_enabled():
+            if unheard() or not torch.is_grad_enabled():
                 return
             self._calls += 1
             if self._calls > MOST_CALLS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,7 +14,8 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
 from karat.invariants.runtime.preflight.trees import leaves
-from karat.invariants.runtime.watching.check import Moment
+from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.reading import Reading, read
@@ -42,10 +44,12 @@ class Weights:
     anchor: Tensor | None = None
     arrived: Tensor | None = None
     scale: float = 1.0
+    safe: Callable[..., Any] = lambda hook: hook
 
-    def begin(self, loop: Loop) -> None:
+    def begin(self, loop: Loop, check: Check) -> None:
         """At the first forward of a step. With accumulation declared, one small gradient is followed to the step."""
         self.end()
+        self.safe = partial(harmless, loop, check)
         self.scale = _scale(loop)
         if loop.spec.accumulation is None or not loop.dense(loop.step):
             return
@@ -54,7 +58,7 @@ class Weights:
         if small:
             self.anchor = min(small, key=Tensor.numel)
             if isinstance(self.anchor, torch.nn.Parameter):
-                self.handles.append(self.anchor.register_post_accumulate_grad_hook(self._added))  # type: ignore[no-untyped-call]
+                self.handles.append(self.anchor.register_post_accumulate_grad_hook(self.safe(self._added)))  # type: ignore[no-untyped-call]
 
     def _added(self, parameter: Tensor) -> None:
         if parameter.grad is not None and plain(parameter.grad):
@@ -70,7 +74,7 @@ class Weights:
             main = max(several, key=Tensor.numel)
             place = len(self.later)
             self.later.append(None)
-            self.handles.append(main.register_hook(partial(self._read, place, main.detach())))  # type: ignore[no-untyped-call]
+            self.handles.append(main.register_hook(self.safe(partial(self._read, place, main.detach()))))  # type: ignore[no-untyped-call]
 
     def _read(self, place: int, output: Tensor, gradient: Tensor) -> None:
         with torch.no_grad():
@@ -112,7 +116,7 @@ def judged(loop: Loop, moment: Moment, reading: Reading, weights: Weights) -> No
     shares = [first, *(share for share in weights.later if share is not None)]
     for share in shares:
         share.share /= weights.scale
-    if loop.spec.accumulation is not None:
+    if (loop.spec.accumulation or 1) > 1:
         _accumulated(loop, moment, shares, weights)
     if reading.half and loop.scaler is None:
         return  # the scale of the loss is not known

@@ -34,12 +34,13 @@ from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSt
 from karat.invariants.runtime.watching.checks.split import Split
 from karat.invariants.runtime.watching.checks.terms import LossTerms
 from karat.invariants.runtime.watching.checks.ties import Ties
+from karat.invariants.runtime.watching.checks.unstepped import Unstepped
 from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 
 ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
-    SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Frozen, WeightDecay, Averages, Ties, Replicas, Buffers,
-    Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
+    SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
+    Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.heard import harmless
+from karat.invariants.runtime.watching.loop import SETTLED, Loop
 from karat.invariants.runtime.watching.naming import plain
 
 CONFIRMED = 3
@@ -87,7 +88,10 @@ class Accumulation(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         counter = self._counters.get(moment.index)
-        if counter is not None:
+        if loop.spec.accumulation is None and moment.step >= SETTLED:  # what clears gradients does so from the start
+            self.drop()
+            loop.rest(self, "before_step", "after_step")
+        elif counter is not None:
             counter.renew()
         else:
             self._choose(loop, moment)
@@ -98,11 +102,14 @@ class Accumulation(Check):
         fit = [p for p in fit if p.is_leaf]
         if fit:
             counter = self._counters[moment.index] = Counter(min(fit, key=Tensor.numel))
-            counter.handle = counter.parameter.register_hook(counter.arrives)  # type: ignore[no-untyped-call]
+            counter.handle = counter.parameter.register_hook(harmless(loop, self, counter.arrives))  # type: ignore[no-untyped-call]
 
     def _cleared(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
         """All but the last of several backward passes were cleared away, and nothing moved between them."""
-        lost = counter.anew > 1 and counter.anew == counter.backwards == moment.forwards and not counter.moved
+        if counter.anew < 2:
+            groups.cleared = 0
+            return
+        lost = counter.anew == counter.backwards == moment.forwards and not counter.moved
         groups.cleared = groups.cleared + 1 if lost and not loop.attached.scalers else 0
         if groups.cleared == CONFIRMED:
             loop.found(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run33_precision import RULE
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain_name, some
@@ -20,15 +21,13 @@ LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 class Autocast(Check):
     rules = (RULE,)
     interval = "once"
-
-    def __init__(self) -> None:
-        self._done = False
+    of_forward = True
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
-        if self._done or captured is None:
+        if captured is None:
             return
-        self._done = True
+        loop.rest(self, "before_step")
         types = dict(captured.autocast)
         if not types:
             return
@@ -40,6 +39,9 @@ class Autocast(Check):
         try:
             with captured.undisturbed():
                 captured.again()
+        except NotRun as why:
+            loop.not_checked(RULE, str(why))
+            return
         finally:
             for handle in handles:
                 handle.remove()

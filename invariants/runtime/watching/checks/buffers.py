@@ -13,7 +13,7 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run22_buffers import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
 from karat.invariants.runtime.watching.naming import plain_name, unwrapped
 from karat.invariants.runtime.watching.reduction import is_finite
 from karat.invariants.runtime.watching.sampling import fit, norms32, spread, window
@@ -57,6 +57,8 @@ class Buffer:
 
 class Buffers(Check):
     rules = (RULE,)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._buffers: list[Buffer] = []
@@ -97,7 +99,7 @@ class Buffers(Check):
         if dense:
             due = [b for b in self._buffers if not b.bad]
         else:
-            due = [self._means[n] for n in window(len(self._means), MOST_NORMS, moment.step)]
+            due = [self._means[n] for n in window(len(self._means), MOST_NORMS, turn(moment.step))]
         pairs = [(b, t) for b in due if (t := b.tensor) is not None and t.device.type != "meta"]
         if pairs and len({t.device for _, t in pairs}) == 1:
             given = [t for _, t in pairs]
@@ -139,7 +141,7 @@ class Buffers(Check):
     def _drift(self, loop: Loop, step: int) -> None:
         still = self._still
         moved = []
-        for n in range(len(still)) if loop.dense(step) else window(len(still), MOST_READ, step):
+        for n in range(len(still)) if loop.dense(step) else window(len(still), MOST_READ, turn(step)):
             b, tensor = still[n], still[n].tensor
             if b.values is None or tensor is None or b.writes() == b.version:
                 continue

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.captured import Captured, autocast_now, floating
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import callable_modules, unwrapped
 
 
 class Capture(Check):
     """No rule of its own. The forward is let go after its step."""
+
+    of_forward = True
 
     def __init__(self) -> None:
         self._handles: list[Any] = []
@@ -28,7 +31,7 @@ class Capture(Check):
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        if loop.captured is not None or not (loop.capture_next or loop.dense(loop.step)) or not torch.is_grad_enabled():
+        if loop.captured is not None or not torch.is_grad_enabled():
             return
         inner = unwrapped(module)
         captured = Captured(
@@ -36,12 +39,13 @@ class Capture(Check):
         )
         for path, tensor in leaves(output):
             if tensor.requires_grad and tensor.is_floating_point():
-                self._handles.append(tensor.register_hook(partial(_arrived, captured, path)))  # type: ignore[no-untyped-call]
+                self._handles.append(tensor.register_hook(harmless(loop, self, partial(_arrived, captured, path))))  # type: ignore[no-untyped-call]
         loop.captured, loop.capture_next = captured, False
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         if loop.captured is not None:
             self.drop()
+            loop.captured.let_go()
             loop.captured = None
 
     def drop(self) -> None:

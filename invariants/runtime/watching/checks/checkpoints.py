@@ -61,14 +61,12 @@ class Checkpoints(Check):
         for _, module in roots(loop.model):
             self._handles.append(listen(unwrapped(module), weakref.WeakMethod(self.took)))
 
-    def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._reloaded = False
-        self._steps[moment.index] = self._steps.get(moment.index, 0) + 1
-
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if self._load is not None:
             self._judge_load(loop, moment.step, self._load)
             self._load = None
+        self._reloaded = False
+        self._steps[moment.index] = moment.step - self._first + 1  # once it is taken
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         if "checkpoint" in logged:
@@ -226,8 +224,17 @@ class Checkpoints(Check):
         """After a load_state_dict; judged before the next step, so that a second try may do better."""
         self._load, self._reloaded = loaded, True
 
+    def finish(self, loop: Loop) -> None:
+        if self._load is not None and self._load.own:
+            self._judge_load(loop, loop.step, self._load)
+
     def _judge_load(self, loop: Loop, step: int, loaded: Loaded) -> None:
         loop.unchecked.pop(CHECKPOINT.slug, None)
+        if loaded.own and step > self._first:
+            _say(
+                loop, CHECKPOINT, step, WARN, "load_state_dict was given the model's own tensors, and changed nothing: a "
+                "state_dict() that is kept without a copy goes on training with the model", "own")  # fmt: skip
+            return
         if loaded.nothing:
             _say(
                 loop, CHECKPOINT, step, FAIL, f"load_state_dict loaded none of the {len(loaded.parameters)} parameters",

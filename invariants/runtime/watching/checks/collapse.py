@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from karat.invariants.run.run36_collapse import RULE as COLLAPSE
+from karat.invariants.runtime.preflight.trees import Path
+from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.losses import LIGHT
-from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.outputs import certain, differ, spread_of
+from karat.invariants.runtime.watching.loop import LIGHT, OUTPUTS_ARE_LOOKED_AT, Loop
+from karat.invariants.runtime.watching.outputs import certain, differ, spread_of, turned
 
 EARLY = 3
 """Looks at the start, against which later ones are compared."""
 SHRUNK = 0.06
+ONE_WAY, TURNED = 0.1, 0.15
+"""Spread of directions, and that over the one at the first look, below which outputs all point one way."""
 LEFT = 0.1
 """Of a logged entropy, over its mean of the first ten."""
 FIRST_ENTROPIES = 10
@@ -22,11 +25,13 @@ FIRST_ENTROPIES = 10
 
 class Collapse(Check):
     rules = (COLLAPSE,)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._entropies: dict[str, list[float]] = {}
         self._spreads: dict[str, list[float]] = {}
+        self._turned: dict[str, float] = {}
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
@@ -43,11 +48,17 @@ class Collapse(Check):
         shrunk = len(before) == EARLY and seen.typical < min(SHRUNK * min(before), 0.05 * seen.size)
         if len(before) < EARLY and not seen.equal:
             before.append(seen.typical)
+        one_way = self._one_way(captured, path)
         message, evidence = "", f"spread over the samples {seen.typical:.3g}, largest output {seen.size:.3g}"
         if seen.equal and (before or moment.step >= LIGHT):  # before that, a head of zeros that has not moved yet
             message = f"the outputs are the same for all {x.shape[0]} samples of a batch that differ"
         elif shrunk:
             message = f"the outputs differ by {seen.typical:.2g} between samples, {min(before):.2g} at the start: they collapse"
+        elif one_way is not None:
+            message = f"the outputs of all samples point one way: their directions differ by {one_way:.2g}, "
+            message += (
+                f"{self._turned[captured.root]:.2g} at the start, and the loss is of directions alone: they collapse"
+            )
         elif (name := certain(captured, path)) is not None:
             message = f"the model is certain of class {name} for all {x.shape[0]} samples, whatever they are"
         if not seen.equal or message:
@@ -55,6 +66,15 @@ class Collapse(Check):
                 COLLAPSE, moment.step, COLLAPSE.margin(float(bool(message)), 0.0),
                 lambda: {"message": message, "where": captured.root, "evidence": evidence},
             )  # fmt: skip
+
+    def _one_way(self, captured: Captured, path: Path) -> float | None:
+        """The spread of the directions of the outputs, where a loss of directions alone has all but ended it."""
+        gradient = captured.gradients.get(path)
+        now = turned(captured.outputs[path], gradient) if gradient is not None else None
+        if now is None:
+            return None
+        first = self._turned.setdefault(captured.root, now)
+        return now if now < min(ONE_WAY, TURNED * first) else None
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         """An entropy that the loop logs as a number."""

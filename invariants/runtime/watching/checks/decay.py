@@ -36,6 +36,7 @@ SHORT = 20
 
 class Decay(Check):
     rules = (DECAY, WARMUP)
+    of_rates = True
 
     def __init__(self) -> None:
         self._histories: dict[tuple[int, int], History] = {}
@@ -51,7 +52,10 @@ class Decay(Check):
         step, own, moved = moment.step, moment.index, False
         if moment.rates == self._last.get(own):
             loop.held_for(DECAY, step)
-            self._warmup(loop, moment)
+            if loop.spec.total_steps is None and loop.spec.schedule is None:
+                loop.held_for(WARMUP, step)
+            else:
+                self._warmup(loop, moment)
             return
         self._last[own] = moment.rates
         for place, rate in enumerate(moment.rates):

@@ -22,17 +22,12 @@ from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some, unwrapped
 from karat.invariants.runtime.watching.reduction import is_finite
 
-_Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[tuple[str, torch.dtype], ...]]
-"""Module, arguments and autocast of a forward."""
-
 
 class Finite(Check):
     rules = (RULE,)
 
     def __init__(self) -> None:
-        self._call: _Call | None = None
         self._losses: dict[str, float] = {}
-        self._forwards = 0
         self._sound = -1
         """The last step whose gradients were all looked at and finite."""
         self._said = False
@@ -43,18 +38,12 @@ class Finite(Check):
         buffers = unwrapped(loop.model).named_buffers()
         self._buffers = [n for n, b in buffers if b.is_floating_point() and is_finite(b)]
 
-    def forward(
-        self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        if torch.is_grad_enabled():
-            self._call = (module, args, kwargs, _autocast())
-
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         """A loss that is logged before its step is judged at the step; one logged after it, at once."""
         given = {"loss": logged.get("loss"), **logged.get("losses", {})}
         if not loop.forwards:
             return  # it is not known to which step it belongs: the model is not called as a whole
-        if self._forwards == loop.forwards and loop.step:
+        if loop.applied == loop.forwards and loop.step:
             numbers = {name: value for name, value in given.items() if isinstance(value, (int, float))}
             self._judge_losses(loop, loop.step - 1, numbers)
             return
@@ -67,6 +56,7 @@ class Finite(Check):
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if moment.scaled:
+            self._losses = {}
             return
         if self._losses:
             self._judge_losses(loop, moment.step, self._losses)
@@ -94,11 +84,6 @@ class Finite(Check):
             },
         )  # fmt: skip
 
-    def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._call = None
-        self._forwards = loop.forwards
-        self._losses = {}
-
     def finish(self, loop: Loop) -> None:
         """What the last step made is looked at here, for no step follows; and buffers, which no gradient shows."""
         buffers = dict(unwrapped(loop.model).named_buffers())
@@ -118,7 +103,7 @@ class Finite(Check):
             )  # fmt: skip
 
     def drop(self) -> None:
-        self._call, self._losses = None, {}
+        self._losses = {}
 
     def _keep(self, name: str, numbers: list[float]) -> None:
         self._losses[name] = numbers[0]
@@ -155,7 +140,7 @@ class Finite(Check):
 
     def _origin(self, loop: Loop) -> tuple[str, str]:
         """The first of batch and modules that is not finite; empty where none is, or it cannot be known."""
-        call = self._call
+        call = loop.call
         if call is None:
             return "", ""
         module, args, kwargs, autocast = call
@@ -183,9 +168,3 @@ class Finite(Check):
 def _look(name: str, found: list[str], module: nn.Module, args: Any, output: Any) -> None:
     if not found and any(t.is_floating_point() and not is_finite(t) for _, t in leaves(output)):
         found.append(name)
-
-
-def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
-    if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
-        return ()
-    return tuple((kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))

@@ -16,6 +16,7 @@ from karat.invariants.run.run11_gradient_fresh import RULE
 from karat.invariants.runtime.watching.anchors import Anchor, called, fit, no_change, split
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import spoken
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Held, Loop
 from karat.invariants.runtime.watching.naming import compiled
 from karat.invariants.runtime.watching.unsaved import after_forward
@@ -43,17 +44,19 @@ class Freshness(Check):
         self._norms: dict[int, tuple[int, dict[int, float]]] = {}
 
     def start(self, loop: Loop) -> None:
+        self._safe = partial(harmless, loop, self)
         self._read = loop.renamed
         for place, held in enumerate(loop.held):
             self._choose(place, held, range(len(held)))
+            loop.always[place] = [anchor.place for anchor in self._anchors[place]]
         self._count(loop)
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if self._read != loop.renamed:
             self._chosen_anew(loop)
         anchors = self._anchors.get(moment.index, ())
-        asked = [t for anchor in anchors for t in (*anchor.left, *anchor.repeats, *anchor.brought)]
-        if asked:
+        if any(anchor.left or anchor.repeats or anchor.brought for anchor in anchors):
+            asked = [t for anchor in anchors for t in (*anchor.left, *anchor.repeats, *anchor.brought)]
             loop.transfer.ask(asked, partial(self._answers.__setitem__, moment.index))
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
@@ -100,7 +103,8 @@ class Freshness(Check):
         blind = False
         if self._counting and loop.forwards:
             self._stop_counting()
-        self._norms[moment.index] = (moment.step, moment.norms)
+        if not moment.between:
+            self._norms[moment.index] = (moment.step, moment.norms)
         for anchor in anchors:
             grad = anchor.parameter.grad
             blind |= grad is None
@@ -110,6 +114,7 @@ class Freshness(Check):
         if (blind or not anchors) and moment.grads:
             self._forget(moment.index)
             self._choose(moment.index, moment.held, moment.grads)
+            loop.always[moment.index] = [anchor.place for anchor in self._anchors[moment.index]]
             for anchor in self._anchors.get(moment.index, []):
                 anchor.renew()
 
@@ -177,7 +182,7 @@ class Freshness(Check):
         stale = {
             held[i].name: n for i, n in moment.norms.items()
             if not held[i].parameter.requires_grad and n and abs(n - before.get(i, 0.0)) <= SAME * n
-        } if step == moment.step - 1 else {}  # fmt: skip
+        }  # fmt: skip
         if stale:
             names = list(loop.parameters)
             loop.judge(
@@ -199,7 +204,7 @@ class Freshness(Check):
             for parameter in module.parameters(recurse=False):
                 anchor = anchors.pop(id(parameter), None)
                 if anchor is not None:
-                    self._counting.append(after_forward(module, partial(called, anchor)))
+                    self._counting.append(after_forward(module, self._safe(partial(called, anchor))))
 
     def _stop_counting(self) -> None:
         for handle in self._counting:
@@ -213,9 +218,11 @@ class Freshness(Check):
             places = {id(h.parameter): i for i, h in enumerate(held)}
             if any(id(anchor.parameter) not in places for anchor in self._anchors.get(place, ())):
                 self._forget(place)
+                loop.always[place] = []
                 continue  # chosen after the step, among those that have a gradient
             for anchor in self._anchors.get(place, ()):
                 anchor.place = places[id(anchor.parameter)]
+            loop.always[place] = [anchor.place for anchor in self._anchors.get(place, ())]
 
     def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
         """The smallest parameter of the model, of those outside it, and of the last group."""
@@ -232,8 +239,8 @@ class Freshness(Check):
         ]
         for anchor in anchors[:MOST_ANCHORS]:
             anchor.handles = [
-                anchor.parameter.register_hook(partial(no_change, anchor)),  # type: ignore[no-untyped-call]
-                anchor.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_hook(self._safe(partial(no_change, anchor))),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_post_accumulate_grad_hook(self._safe(anchor.added)),  # type: ignore[no-untyped-call]
             ]
         self._anchors[index] = anchors
 

@@ -7,6 +7,7 @@ was written and is the same as before did not move.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from karat.invariants.run.run17_frozen import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import SETTLED, SPACED, Held, Loop, turn
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.sampling import fit, rate_of, sharded, spread, window
 
 MOST_READ = 64
+_asks = attrgetter("parameter.requires_grad")
 TRIES = 3
 """Steps in which a parameter with an old gradient is looked at: where none moves it, it is let be."""
 
@@ -44,12 +46,16 @@ class Kept:
 
 class Frozen(Check):
     rules = (RULE,)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._kept: list[Kept] | None = None
         self._trained: dict[int, list[bool]] = {}
         self._before: dict[int, list[tuple[int, Tensor]]] = {}
         self._tries: dict[tuple[int, int], int] = {}
+        self._all: dict[int, list[Held]] = {}
+        """Of the optimizers all of whose parameters were trained: what they hold."""
 
     def start(self, loop: Loop) -> None:
         if sharded(loop.model):
@@ -78,12 +84,12 @@ class Frozen(Check):
 
     def _scan(self, loop: Loop, moment: Moment, when: str, step: int) -> None:
         kept = self._kept or []
-        looked = range(len(kept)) if loop.dense(step) else window(len(kept), MOST_READ, step)
+        looked = range(len(kept)) if loop.dense(step) else window(len(kept), MOST_READ, turn(step))
         written = [kept[n] for n in looked if kept[n].parameter._version != kept[n].version]
         if loop.dense(step) and when == "step":
             written = kept
         elif when == "step" and step % 4 == 0:  # past the counters, by .data
-            written = [*written, kept[step // 4 % len(kept)]]
+            written = [*written, kept[(turn(step) if step >= SETTLED else step // 4) % len(kept)]]
         moved = [k for k in written if k.moved()]
         for k in written:
             k.version = k.parameter._version
@@ -121,13 +127,17 @@ class Frozen(Check):
         trained = self._trained.get(moment.index)
         if trained is None or len(trained) != len(held):
             trained = self._trained[moment.index] = [False] * len(held)
+        if self._all.get(moment.index) is held and all(map(_asks, held)):
+            return
         found = []
-        for n in range(len(held)) if loop.dense(step) else window(len(held), MOST_READ, step):
+        for n in range(len(held)) if loop.dense(step) else window(len(held), MOST_READ, turn(step)):
             if held[n].parameter.requires_grad:
                 trained[n] = True
             elif trained[n] and n in moment.grads:
                 found.append(n)
         if not found:
+            if all(trained):
+                self._all[moment.index] = held
             return
         key = moment.index
         due = [n for n in found if self._tries.get((key, n), 0) < TRIES and fit(held[n].parameter)]
@@ -165,4 +175,4 @@ class Frozen(Check):
             )  # fmt: skip
 
     def drop(self) -> None:
-        self._kept, self._before = [], {}
+        self._kept, self._before, self._all = [], {}, {}

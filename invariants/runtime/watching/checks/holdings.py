@@ -14,13 +14,16 @@ from karat.invariants.run.run15_optimizer_parameters import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.holdings import Mark, Places, holds, ids_held, others_hold, unregistered
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
 from karat.invariants.runtime.watching.naming import some
 
 
 class Holdings(Check):
     rules = (RULE,)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._places: Places | None = None
@@ -43,7 +46,7 @@ class Holdings(Check):
 
     def look(self, loop: Loop, moment: Moment) -> None:
         places = self._places
-        if places is None or places.changed(moment.step) or not holds(moment.optimizer, self._held[moment.index]):
+        if places is None or places.changed(turn(moment.step)) or not holds(moment.optimizer, self._held[moment.index]):
             self._before.update(loop.names)
             loop.rename()
             moment.held = loop.held[moment.index]
@@ -220,7 +223,9 @@ class Holdings(Check):
         table = {id(h.parameter): h for several in loop.held for h in several if id(h.parameter) in shared}
         fit = [h for h in table.values() if h.parameter.requires_grad and h.parameter.is_leaf]
         if fit:
-            self._shared = _Shared(fit[0].name, fit[0].parameter, list(table))
+            self._shared = one = _Shared(fit[0].name, fit[0].parameter, list(table))
+            hook = harmless(loop, self, one.added)
+            one.handle = one.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def _stepped_by_both(self, loop: Loop, moment: Moment) -> None:
         """Whether another optimizer has applied the same gradient already."""
@@ -250,7 +255,7 @@ class _Shared:
         self.name, self.parameter, self.key, self.keys = name, parameter, id(parameter), keys
         self.count = 0
         self.applied: tuple[int | None, int] = (None, 0)
-        self.handle: Any = parameter.register_post_accumulate_grad_hook(self._added)  # type: ignore[no-untyped-call]
+        self.handle: Any = None
 
-    def _added(self, parameter: Tensor) -> None:
+    def added(self, parameter: Tensor) -> None:
         self.count += 1

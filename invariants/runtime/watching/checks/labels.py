@@ -12,10 +12,15 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run39_targets import RULE as TARGETS
 from karat.invariants.run.run40_padding import RULE as PADDING
 from karat.invariants.run.run41_labels import RULE as LABELS
+from karat.invariants.runtime.preflight.inputs import argument, is_other
+from karat.invariants.runtime.preflight.probe import NotRun
+from karat.invariants.runtime.preflight.trees import Path, spelled
+from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.losses import light
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.looks import follows_in_place
+from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
 from karat.invariants.runtime.watching.reading import Reading
+from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.tokens import counted_padding, relation, token_inputs, trailing
 
 MOST_CLASSES = 1000
@@ -35,55 +40,109 @@ SHIFTED = {
 
 class Labels(Check):
     rules = (TARGETS, PADDING, LABELS)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._seen: Tensor | None = None
         self._looks = 0
         self._known = False
+        self._told: tuple[int, Tensor, Any] | None = None
+        """Targets and inputs that were logged in a step, until its gradient tells which of them count."""
         self._trailing: list[int | None] = []
+        self._asked: set[str] = set()
         self._why = (
             "the gradient at the outputs is not that of a cross-entropy of class indices, and no targets were logged"
         )
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
+        told, self._told = self._told, None
         captured = loop.captured
         if captured is None or captured.main is None:
             return
         reading = captured.readings.get(captured.main)
         if reading is None:
+            if told is not None and told[0] == moment.step and not self._known:
+                self._as_told(loop, told, _counting(captured, told[1]))
             return
         self._known = True
         self._labels(loop, moment.step, reading.targets[reading.counts], reading.classes, len(captured.readings) == 1)
-        inputs = token_inputs(captured.inputs, reading.targets.shape)
+        tokens = token_inputs(captured.inputs, reading.targets.shape)
+        inputs = {path: t for path, t in tokens.items() if not is_other(captured.module, path)}
         if not inputs:
             self._why = "the model has no input of tokens, one for each target"
             return
         found = {path: relation(tokens, reading.targets) for path, tokens in inputs.items()}
-        names = set(found.values()) - {""}
-        if len(found) == 1 and names:
+        names = set(found.values())
+        if len(names) == 1 and "" not in names:
             self._relation(loop, moment.step, names.pop(), int(reading.counts.sum()))
         elif "next" in names:
             loop.held_for(TARGETS, moment.step)
-        if len(inputs) == 1:
-            self._padding(loop, moment.step, next(iter(inputs.values())), reading, captured.module)
+        elif "same" in names and captured.root not in self._asked:
+            self._fed(loop, moment.step, captured, found)
+        following = [path for path, name in found.items() if name == "next"] or list(found)
+        if len(following) == 1:
+            self._padding(loop, moment.step, inputs[following[0]], reading, captured.module)
+
+    def _fed(self, loop: Loop, step: int, captured: Captured, found: Mapping[Path, str]) -> None:
+        """Of several inputs one is the targets, and none is shifted against them: a decoder that is given its answer, where
+        its outputs follow that input in place. The first input may be the targets too: what is copied or restored."""
+        self._asked.add(captured.root)
+        fed = [path for path in list(found)[1:] if found[path] == "same"]
+        if not fed or loop.spec.causal is False:
+            return
+        try:
+            with captured.undisturbed():
+                fed = [path for path in fed if follows_in_place(Replay(captured, loop.spec, {}), path)]
+        except NotRun:
+            return
+        for path in fed:
+            name = argument(captured.module, path) or spelled(path[1:])
+            loop.judge(
+                TARGETS, step, TARGETS.margin(-1, 0, 0),
+                lambda name=name: {  # type: ignore[misc]
+                    "message": f"the input {name} is the targets themselves, not shifted: each output is given its answer",
+                    "evidence": "at least 98% of the targets are this input at their own position, and the outputs "
+                    "there change with it",
+                    "severity": Severity.WARN,
+                },
+            )  # fmt: skip
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
-        """Told targets are looked at where the gradient did not tell them."""
+        """Told targets are looked at where the gradient does not tell them: before the step, for what it says of which
+        count; at once where the step is over."""
         targets, inputs = logged.get("targets"), logged.get("inputs")
         if self._known or not isinstance(targets, Tensor) or not _whole(targets):
             return
-        if not (loop.dense(loop.step) or light(loop.step)):
+        if not loop.looked(loop.step):
             return
+        told = (loop.step, targets, inputs)
+        if loop.captured is not None:
+            self._told = told
+        else:
+            self._as_told(loop, told, None)
+
+    def _as_told(self, loop: Loop, told: tuple[int, Tensor, Any], counting: Tensor | None) -> None:
+        """counting: which of the targets the loss has a gradient for; None where that is not known."""
+        step, targets, inputs = told
+        classes, padding = loop.spec.classes, loop.spec.padding
         counts = (targets != loop.spec.ignore_index) & (targets >= 0)
-        classes = loop.spec.classes
-        self._labels(loop, loop.step, targets[counts], classes, classes is not None)
+        if padding is not None and classes is not None and padding >= classes:
+            counts &= targets != padding
+        if counting is not None:
+            counts = counting & (targets >= 0)
+        if bool(counts.any()):
+            labels = targets[counts]
+            if counting is None and classes is not None:
+                labels = _without_ignored(labels, classes)
+            self._labels(loop, step, labels, classes, classes is not None)
         if isinstance(inputs, Tensor) and _whole(inputs) and inputs.ndim == 2 and inputs.shape == targets.shape:
-            told = torch.where(counts, targets, -1)
-            name = relation(inputs, told)
+            seen = torch.where(counts, targets, -1)
+            name = relation(inputs, seen)
             if name:
-                self._relation(loop, loop.step, name, int(counts.sum()))
-            self._declared_padding(loop, loop.step, inputs, told)
+                self._relation(loop, step, name, int(counts.sum()))
+            if counting is not None:
+                self._declared_padding(loop, step, inputs, seen)
 
     # -- 39 -----------------------------------------------------------------------------------------------------------
 
@@ -215,8 +274,30 @@ class Labels(Check):
                 loop.not_checked(rule, reasons[rule.id])
 
     def drop(self) -> None:
-        self._seen = None
+        self._seen = self._told = None
 
 
 def _whole(t: Tensor) -> bool:
     return not t.is_floating_point() and not t.is_complex() and t.dtype is not torch.bool and t.numel() > 0
+
+
+def _counting(captured: Captured, targets: Tensor) -> Tensor | None:
+    """Which targets the loss has a gradient for, where the outputs have a row of numbers for each, with the classes last or
+    second; None where they have not."""
+    gradient = captured.gradients.get(captured.main or ())
+    if gradient is None:
+        return None
+    shapes = {-1: gradient.shape[:-1], 1: (*gradient.shape[:1], *gradient.shape[2:])}
+    for axis in (-1, 1):
+        if gradient.ndim > 1 and tuple(shapes[axis]) == tuple(targets.shape):
+            return gradient.any(axis).to(targets.device)
+    flat = gradient.shape[:-1].numel() if gradient.ndim > 1 else 0
+    return gradient.any(-1).reshape(targets.shape).to(targets.device) if flat == targets.numel() > 0 else None
+
+
+def _without_ignored(labels: Tensor, classes: int) -> Tensor:
+    """Without one value that lies apart beyond the classes, as 255 does: it stands for no class."""
+    beyond = labels[labels >= classes]
+    if beyond.numel() and int(beyond.min()) == int(beyond.max()) > classes:
+        return labels[labels < classes]
+    return labels

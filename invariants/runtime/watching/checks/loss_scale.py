@@ -19,12 +19,15 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run14_loss_scale import RULE
 from karat.invariants.runtime.watching.attached import bare
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 
 LARGE = 16.0
 """Scales nearer to 1 than this are not told from it."""
 NEAR = 0.02
 """Relative error of a factor that was read off gradients in half precision."""
+LEAST_SCALED = 0.02
+"""Sum of all gradients at the outputs, over the scale, from which on the loss was scaled: that of a mean is about 1."""
 SKIPS, SKIPS_AT_START = 8, 24
 """Skipped steps in a row that are reported, and before the first step, where a scaler looks for its scale."""
 
@@ -50,7 +53,7 @@ class LossScale(Check):
         for name, term in terms.items():
             if isinstance(term, Tensor) and term.requires_grad and term.numel() == 1 and torch.is_grad_enabled():
                 arrivals = self._terms.setdefault(str(name), [])
-                self._handles.append(term.register_hook(arrivals.append))  # type: ignore[no-untyped-call]
+                self._handles.append(term.register_hook(harmless(loop, self, arrivals.append)))  # type: ignore[no-untyped-call]
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -87,7 +90,8 @@ class LossScale(Check):
     # -- at a step ----------------------------------------------------------------------------------------------------
 
     def look(self, loop: Loop, moment: Moment) -> None:
-        scaler = _scaler(loop)
+        loop.attached.meet(moment.optimizer)
+        scaler = _scaler(loop, moment.optimizer)
         if scaler is None and moment.step == 1:
             loop.not_checked(RULE, "no torch.amp.GradScaler that is enabled was given or found")
             loop.off(self)
@@ -106,7 +110,7 @@ class LossScale(Check):
             loop.transfer.ask(asked, partial(self._products.__setitem__, moment.index))
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
-        scaler = _scaler(loop)
+        scaler = _scaler(loop, moment.optimizer)
         scale = self._scale.pop(moment.index, 1.0)
         factor = _factor(self._products.pop(moment.index, []))
         arrived, self._arrived = self._arrived, {}
@@ -140,15 +144,13 @@ class LossScale(Check):
 
     def _directly(self, loop: Loop, moment: Moment, scaler: Any, scale: float, factor: float | None) -> None:
         """A step that the scaler did not take: are its gradients scaled?"""
-        if factor is not None:
-            scaled = abs(factor - 1) <= NEAR
-        elif moment.index in self._scaled:
-            scaled = True
-        else:  # nobody stepped through this scaler so far, and yet it scaled something
-            scaled = (
-                not scaler._per_optimizer_states and scale == scaler._init_scale and not scaler._get_growth_tracker()
-            )
-        if not scaled:
+        idle = not scaler._per_optimizer_states and scale == scaler._init_scale and not scaler._get_growth_tracker()
+        scaled = (
+            moment.index in self._scaled or idle
+        )  # idle: nobody stepped through it so far, and yet it scaled something
+        if idle and scaler is not loop.scaler and not _arrived_scaled(loop, scale):
+            scaled = moment.index in self._scaled  # it may have scaled another loop's loss
+        if not scaled or (factor is not None and abs(factor - 1) > NEAR):
             self._apart.add(moment.index)
             return
         self._wrong(
@@ -173,9 +175,20 @@ class LossScale(Check):
         self._handles, self._terms = [], {}
 
 
-def _scaler(loop: Loop) -> Any:
-    """The scaler at work; None without one."""
-    return next(iter(loop.attached.scalers), None)
+def _scaler(loop: Loop, optimizer: torch.optim.Optimizer | None = None) -> Any:
+    """The scaler at work, of several the one that takes the optimizer's step; None without one."""
+    scalers = loop.attached.scalers
+    if optimizer is not None and len(scalers) > 1:
+        scalers = [s for s in scalers if _through(s, optimizer)] or scalers
+    return next(iter(scalers), None)
+
+
+def _arrived_scaled(loop: Loop, scale: float) -> bool:
+    """Whether the gradients that came back to the outputs are as large as those of a scaled loss."""
+    captured = loop.captured
+    if captured is None or not captured.gradients:
+        return False
+    return sum(float(g.float().abs().sum()) for g in captured.gradients.values()) > LEAST_SCALED * scale
 
 
 def _through(scaler: Any, optimizer: torch.optim.Optimizer) -> bool:

@@ -1,6 +1,6 @@
 """RUN-28, 29, 49, and the weights of RUN-12: what the gradient at the outputs tells of the loss.
 
-Read in the first steps, every K, and between them as `light` has it; see reading.py for how.
+Read in the steps that `Loop.looked` names; see reading.py for how.
 """
 
 from __future__ import annotations
@@ -13,38 +13,37 @@ from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
+from karat.invariants.run.run28_first_loss import MORE, most
 from karat.invariants.run.run28_first_loss import RULE as FIRST_LOSS
 from karat.invariants.run.run29_softmax import RULE as SOFTMAX
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
-from karat.invariants.runtime.preflight.first_loss import FAR, LOW
+from karat.invariants.runtime.preflight.first_loss import LOW
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.trees import spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
 from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
-from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
+from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.weights import Weights, judged
 
-LIGHT, SETTLED, RARE = 8, 64, 128
-"""Steps between two looks that cost one pass over the outputs, until it is SETTLED, and from then on."""
 MOST_OUTPUTS = 4
-
-
-def light(step: int) -> bool:
-    """Whether the outputs are looked at in this step, beside the dense ones."""
-    return step % (LIGHT if step <= SETTLED else RARE) == 0
+GUESSED = 3.0
+"""Times ln(classes) where the classes are not declared: inputs that are not normalised do so much."""
 
 
 class Losses(Check):
     rules = (FIRST_LOSS, SOFTMAX, REDUCTION, ACCUMULATION)
-    interval = "first steps, every 8th, from 64 on every 128th"
+    interval = OUTPUTS_ARE_LOOKED_AT
+    of_forward = True
 
     def __init__(self) -> None:
         self._versions: dict[Any, int] = {}
         self._first: set[str] = set()
         self._resumed: dict[int, bool] = {}
         self._weights = Weights()
+        self._open = False
         self._why = "no output of the model with a gradient was seen"
 
     def forward(
@@ -53,17 +52,18 @@ class Losses(Check):
         captured = loop.captured
         if captured is None or not torch.is_grad_enabled():
             return
-        if (
-            captured.kwargs is kwargs
-        ):  # the forward that was kept just now; an empty tuple of arguments is always the same
+        self._open = True
+        if captured.kwargs is kwargs:  # the forward that was kept just now; an empty tuple is always the same
             self._versions = {path: t._version for path, t in captured.outputs.items()}
-            self._weights.begin(loop)
+            self._weights.begin(loop, self)
         elif loop.dense(loop.step):
             self._weights.follow(output)
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if moment.index not in self._resumed:
             self._resumed[moment.index] = bool(moment.optimizer.state) and not moment.closure
+        if len(self._resumed) == len(loop.optimizers):
+            loop.rest(self, "look")
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
@@ -98,7 +98,8 @@ class Losses(Check):
         loss, even = reading.loss, math.log(reading.classes)
         evidence = f"first cross-entropy {loss:.4g} nats, ln {reading.classes} = {even:.4g}, {reading.counted} targets"
         held = loop.judge(
-            FIRST_LOSS, moment.step, FIRST_LOSS.margin(loss, FAR * even + 0.5),
+            FIRST_LOSS, moment.step,
+            FIRST_LOSS.margin(loss, most(reading.classes) if declared else GUESSED * even + MORE),
             lambda: {
                 "message": f"the first loss is {loss / even:.1f} times that of guessing evenly over {reading.classes} "
                 "classes: the logits start too large, or the targets are not those of these classes",
@@ -200,7 +201,9 @@ class Losses(Check):
     def _pairs(self, loop: Loop, moment: Moment, captured: Captured) -> None:
         """The mean square over all pairs has the gradient 2 / N (x - mean of the targets): the same target for each."""
         path = captured.main
-        if path is None or captured.outputs[path].numel() != captured.outputs[path].shape[0]:
+        if path is None or not captured.outputs[path].ndim or path not in captured.gradients:
+            return
+        if captured.outputs[path].numel() != captured.outputs[path].shape[0]:
             return
         x, g = captured.outputs[path].double().flatten(), captured.gradients[path].double().flatten()
         if len(x) < 8 or not bool(x.isfinite().all() & g.isfinite().all()) or float(x.std()) < 1e-3:
@@ -221,9 +224,9 @@ class Losses(Check):
         )  # fmt: skip
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._weights.end()
-        if light(moment.step + 1):
-            loop.capture_next = True
+        if self._open:
+            self._weights.end()
+            self._open = False
 
     def finish(self, loop: Loop) -> None:
         undeclared = "" if loop.spec.accumulation else "accumulation is not declared: Spec(accumulation=…)"
@@ -238,15 +241,17 @@ class Losses(Check):
 
 def _last_function(captured: Captured, loop: Loop) -> str:
     """The function whose result is the main output, of softmax and sigmoid: found in one forward more."""
-    if refusal(captured):
+    functions = Functions()
+    try:
+        with captured.undisturbed(), functions:
+            outputs: dict[Any, Tensor] = Replay(captured, loop.spec, {}).outputs()
+    except NotRun:
         return ""
-    with uncompiled(), captured.undisturbed(), Functions() as functions:
-        outputs: dict[Any, Tensor] = Replay(captured, loop.spec, {}).outputs()
-        main = outputs.get(captured.main or ())
-        if main is None:
-            return ""
-        found = [
-            name for name, result in functions.squashed.values()
-            if result.numel() == main.numel() and torch.equal(result.detach().flatten(), main.flatten())
-        ]  # fmt: skip
+    main = outputs.get(captured.main or ())
+    if main is None:
+        return ""
+    found = [
+        name for name, result in functions.squashed.values()
+        if result.numel() == main.numel() and torch.equal(result.detach().flatten(), main.flatten())
+    ]  # fmt: skip
     return found[0] if found else ""

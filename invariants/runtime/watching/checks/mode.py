@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from karat.invariants.run.run26_mode import RULE
 from karat.invariants.runtime.preflight.modes import DROPOUTS
+from karat.invariants.runtime.preflight.trees import leaves
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import callable_modules, plain_name, some, unwrapped
@@ -18,6 +19,8 @@ USUAL = 0.25
 """Forwards without gradients that come in more of the steps than this are part of the training: targets, rollouts."""
 SETTLED = 4
 """Steps after which it is known what is usual."""
+MOST_GIVEN, SAMPLES = 12, 3
+"""Forwards of one evaluation whose inputs are compared, and how many of equal inputs are a sampling."""
 
 
 class _Root:
@@ -34,6 +37,9 @@ class _Root:
         self.in_eval = 0
         self.was_trained = False
         self.occasions: list[int] = []
+        self.pending: tuple[int, list[str]] | None = None
+        """The step of an evaluation in train mode, and what acted: judged once it is known not to be a sampling."""
+        self.given: list[tuple[Any, ...]] = []
 
     def active(self) -> list[str]:
         """The parts that are in train mode and act so: dropout, batch norms that keep statistics."""
@@ -72,17 +78,30 @@ class Mode(Check):
             else:
                 root.in_eval += 1
         elif training:
-            self._evaluated(loop, root)
+            self._evaluated(loop, root, (args, kwargs))
 
-    def _evaluated(self, loop: Loop, root: _Root) -> None:
-        """A forward without gradients in train mode: an evaluation, unless that is usual here."""
+    def _evaluated(self, loop: Loop, root: _Root, given: Any) -> None:
+        """A forward without gradients in train mode: an evaluation, unless that is usual here, or one input is given again
+        and again, for the dropout to be sampled."""
         step = loop.step
         if root.occasions and root.occasions[-1] == step:
+            if root.pending is not None and len(root.given) < MOST_GIVEN:
+                root.given.append(_mark(given))
+                if root.given.count(root.given[-1]) >= SAMPLES:
+                    root.pending = None
             return
         root.occasions.append(step)
         active = root.active()
         if step < SETTLED or len(root.occasions) > USUAL * (step + 1) or not active:
             return
+        root.pending, root.given = (step, active), [_mark(given)]
+        if any(isinstance(root.parts[name], _BatchNorm) for name in active):
+            self._judge(loop, root)
+
+    def _judge(self, loop: Loop, root: _Root) -> None:
+        if root.pending is None:
+            return
+        (step, active), root.pending = root.pending, None
         loop.judge(
             RULE, step, RULE.margin(1, 0),
             lambda: {
@@ -92,8 +111,13 @@ class Mode(Check):
             },
         )  # fmt: skip
 
+    def finish(self, loop: Loop) -> None:
+        for root in self._roots.values():
+            self._judge(loop, root)
+
     def before_step(self, loop: Loop, moment: Moment) -> None:
         for root in self._roots.values():
+            self._judge(loop, root)
             if not root.trained and not root.in_eval:
                 continue
             wrong = root.in_eval and not root.trained and not any(m.training for m in root.parts.values())
@@ -114,3 +138,9 @@ class Mode(Check):
 
     def drop(self) -> None:
         self._roots = {}
+
+
+def _mark(given: Any) -> tuple[Any, ...]:
+    """What tells inputs apart: shapes and sums of the first few."""
+    tensors = [t for _, t in leaves(given)][:2]
+    return tuple((tuple(t.shape), float(t.detach().double().sum())) for t in tensors if not t.is_complex())

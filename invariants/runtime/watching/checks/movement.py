@@ -1,8 +1,8 @@
 """RUN-16, RUN-33, RUN-54: a step moves what has a gradient, by more than rounding and less than the weights themselves.
 
 Whether a parameter was written to is told by the counter that tensors keep of writes in place, which costs nothing to
-read. Values are compared on samples: of all parameters in the first steps and every K, else of one at every fourth step,
-and of those that the counter says were passed over.
+read. Values are compared on samples: of all parameters in the first steps and every K, else of one at every eighth step, or
+fourth in low precision, and of those that the counter says were passed over.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from karat.invariants.run.run16_parameter_moves import RULE as MOVES
 from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run54_update_ratio import RULE as RATIO
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.checks.rounding import Look, Rounding
+from karat.invariants.runtime.watching.checks.rounding import LOW, Look, Rounding
 from karat.invariants.runtime.watching.followed import Followed
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import SETTLED, Loop, turn
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.sampling import (
     alike,
@@ -34,9 +34,9 @@ from karat.invariants.runtime.watching.sampling import (
 
 MOST_READ = 32
 """Parameters whose counters are read in a step."""
-APART = 4
-"""Steps between two samples of a parameter in turn."""
-MOST_KEPT = 8
+APART, APART_LOW = 8, 4
+"""Steps between two samples of a parameter in turn; of models with some in low precision."""
+MOST_KEPT = 4
 """Parameters of which a few elements are kept from one step to the next."""
 PATIENCE = {True: 2, False: 8}
 """Looks in a row at which a parameter stands still: of torch's own optimizers, of others, which may collect steps."""
@@ -48,6 +48,7 @@ which a later change counts as one."""
 
 class Movement(Check):
     rules = (MOVES, PRECISION, RATIO)
+    spaced = True
 
     def __init__(self) -> None:
         self._followed: dict[int, Followed] = {}
@@ -69,28 +70,29 @@ class Movement(Check):
         groups = [(id(g["params"]), len(g["params"])) for g in moment.optimizer.param_groups]
         if followed is None or followed.held is not held:
             followed = self._followed[moment.index] = Followed(held, groups)
+            followed.apart = APART_LOW if any(h.parameter.dtype in LOW for h in held) else APART
         if followed.groups != groups:  # the optimizer holds other parameters by now
             self._followed.pop(moment.index)
             self._stale = True
             return
+        if followed.left is not None and not moment.closure:
+            self._between(loop, followed, moment.step)
         if moment.closure:  # looked at after the step: nothing of before is known
             for rule in (MOVES, RATIO):
                 loop.not_checked(rule, "the optimizer steps with a closure")
             followed.left = None
             return
         step = moment.step
-        self._between(loop, followed, step)
         dense = loop.dense(step)
         places = followed.places
-        looked = followed.looked = window(len(places), MOST_READ, step)
-        followed.before = versions([held[places[n]].parameter for n in looked])
+        looked = followed.looked = window(len(places), MOST_READ, turn(step))
+        followed.before = versions(followed.parameters(looked))
         if dense:
-            due = places
-        else:
-            due = [places[step // APART % len(places)]] if step % APART == 0 and places else []
-            due = [*due, *followed.urgent]
-        if due:
-            self._take(followed, moment, due)
+            self._take(followed, moment, places)
+        elif followed.urgent or (step % followed.apart == 0 and places):
+            at = turn(step) if step >= SETTLED else step // followed.apart
+            due = [places[at % len(places)]] if step % followed.apart == 0 and places else []
+            self._take(followed, moment, [*due, *followed.urgent])
 
     def _take(self, followed: Followed, moment: Moment, due: list[int]) -> None:
         """Samples of parameters and of their gradients before the step."""
@@ -119,8 +121,12 @@ class Movement(Check):
             loop.rename()
         if followed is None or moment.closure:
             return
-        held, places = followed.held, followed.places
-        now = versions([held[places[n]].parameter for n in followed.looked])
+        if moment.between:
+            followed.looked = window(len(followed.places), MOST_READ, turn(moment.step))
+            self._leave(followed, moment.step)
+            return
+        places = followed.places
+        now = versions(followed.parameters(followed.looked))
         if not any(map(eq, followed.before, now)):
             followed.wrote = True
         elif followed.counters:
@@ -133,10 +139,17 @@ class Movement(Check):
         if taken:
             self._measure(loop, moment, followed, taken, dict(zip((places[n] for n in followed.looked), zip(
                 followed.before, now, strict=True), strict=True)))  # fmt: skip
+        if not loop.between(moment.step + 1):
+            self._leave(followed, moment.step, now)
+
+    def _leave(self, followed: Followed, step: int, now: list[int] | None = None) -> None:
+        """Keeps what there is after a step, to see before the next one what else was written."""
+        places = followed.places
+        now = versions(followed.parameters(followed.looked)) if now is None else now
         ends, kept = None, range(0)
         if _matters(places, followed):
             try:
-                kept = window(len(followed.looked), MOST_KEPT, moment.step)
+                kept = window(len(followed.looked), MOST_KEPT, turn(step))
                 ends = torch.cat([followed.few[places[followed.looked[n]]] for n in kept])
             except (RuntimeError, ValueError):  # on several devices, of several types
                 ends = None
@@ -254,7 +267,7 @@ class Movement(Check):
             return
         looked, counts, ends, kept = left
         places = followed.places
-        now = versions([followed.held[places[n]].parameter for n in looked])
+        now = versions(followed.parameters(looked))
         if now == counts:
             return
         touched = [places[n] for n, a, b in zip(looked, counts, now, strict=True) if a != b]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from karat.invariants.run.run35_overflow import RULE
 from karat.invariants.runtime.preflight.trees import leaves
-from karat.invariants.runtime.watching.captured import autocast_now
+from karat.invariants.runtime.watching.captured import autocast_now, autocast_on
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.sampling import fit, spread
@@ -32,6 +32,8 @@ TENSORS = 4
 
 class Overflow(Check):
     rules = (RULE,)
+    spaced = True
+    interval = "every forward in float16; parameters and gradients in the first steps and every K"
 
     def __init__(self) -> None:
         self._seen: list[tuple[str, float, float]] = []
@@ -41,12 +43,16 @@ class Overflow(Check):
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        half = isinstance(output, Tensor) and output.dtype is torch.float16
-        if not half and isinstance(output, Tensor) and not _autocast():
+        plain = isinstance(output, Tensor)
+        half = plain and output.dtype is torch.float16
+        if plain and not half and not autocast_on():
             return
         if not half and (torch.float16 not in [dtype for _, dtype in autocast_now()]):
             return
-        self._half = True
+        if not self._half:
+            self._half = True
+            self.spaced = False
+            loop.duties += 1
         if not torch.is_grad_enabled():
             return
         end = torch.finfo(torch.float16).max
@@ -71,7 +77,7 @@ class Overflow(Check):
             if fit(g) and g.dtype is torch.float16
         ]
         if named and len({t.device for _, t in named}) == 1:
-            tops = [torch.linalg.vector_norm(t.detach(), float("inf"), dtype=torch.float64).float() for _, t in named]
+            tops = [torch.linalg.vector_norm(t.detach(), float("inf")).float() for _, t in named]
             loop.transfer.ask(tops, partial(self._tops, [(n, _end(t.dtype)) for n, t in named]))
         grads = [(i, g) for i, g in moment.grads.items() if fit(g) and (self._half or g.dtype is torch.float16)]
         if grads and loop.scaler is None and len({g.device for _, g in grads}) == 1:
@@ -121,10 +127,6 @@ class Overflow(Check):
 
     def drop(self) -> None:
         self._seen, self._below = [], {}
-
-
-def _autocast() -> bool:
-    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def _end(dtype: torch.dtype) -> float:

@@ -7,6 +7,7 @@ next-token model is known as one without being declared.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,46 +25,64 @@ from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
+from karat.invariants.runtime.watching.interrupts import from_signal
 from karat.invariants.runtime.watching.looks import (
     causal,
     copies,
     drops,
+    fed_zeros,
     inputs_matter,
     one_answer,
     parts_differ,
     samples_apart,
     told,
 )
-from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.replay import Replay, refusal, uncompiled
+from karat.invariants.runtime.watching.loop import DENSE, Loop
+from karat.invariants.runtime.watching.replay import Replay
 
 
 class Probes(Check):
     rules = (CAUSALITY, BATCH, EVAL, DROPOUT, TWINS, INPUTS)
     interval = "first step, step K, then after twice as many"
+    of_forward = True
 
     def __init__(self) -> None:
         self._probed: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._awake: set[str] = set()
+        self._zeros: set[int] | None = None
+        """Places, in the first optimizer, of weights whose gradients were zeros in all first steps so far."""
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
+        if moment.index == 0 and moment.step - loop.first < DENSE:
+            self._fed_zeros(loop, moment)
         if captured is None or not self._due(loop, captured, moment.step):
             return
         first = captured.root not in self._probed
         self._probed[captured.root] = moment.step
-        why = refusal(captured)
-        if why:
-            self._reasons.update({rule.id: why for rule in self.rules})
-            return
         trained = {n: p for n, p in captured.module.named_parameters() if p.requires_grad}
-        with uncompiled(), captured.undisturbed():
-            replay = Replay(captured, loop.spec, trained)
-            try:
-                self._run(loop, moment.step, replay, first)
-            finally:
-                replay.calm()
+        try:
+            with captured.undisturbed():
+                replay = Replay(captured, loop.spec, trained)
+                try:
+                    self._run(loop, moment.step, replay, first)
+                finally:
+                    replay.calm()
+        except NotRun as why:
+            self._reasons.update({rule.id: str(why) for rule in self.rules})
+
+    def _fed_zeros(self, loop: Loop, moment: Moment) -> None:
+        """In the last of the first steps: weights that had nothing but zeros for gradients are asked for their inputs."""
+        zeros = {i for i, norm in moment.norms.items() if norm == 0 and moment.held[i].parameter.ndim > 1}
+        self._zeros = zeros if self._zeros is None else self._zeros & zeros
+        captured = loop.captured
+        if not self._zeros or moment.step - loop.first != DENSE - 1 or captured is None:
+            return
+        weights = {moment.held[i].name: moment.held[i].parameter for i in self._zeros if moment.held[i].name}
+        with contextlib.suppress(NotRun), captured.undisturbed():
+            replay = Replay(captured, loop.spec, {})
+            self._say(loop, INPUTS, moment.step, lambda: fed_zeros(replay, weights))
 
     def _due(self, loop: Loop, captured: Captured, step: int) -> bool:
         last = self._probed.get(captured.root)
@@ -97,6 +116,8 @@ class Probes(Check):
             self._reasons.setdefault(rule.id, str(reason))
             return
         except Exception as error:
+            if from_signal(error):
+                raise
             text = (str(error).strip().splitlines() or [""])[0]
             self._reasons.setdefault(rule.id, f"a replay raised {type(error).__name__}: {text}")
             return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
@@ -47,16 +48,23 @@ class Rates(Check):
     """Fills `moment.rates` and `loop.attached` before any other check is asked."""
 
     rules = (RANGE, GROUPS)
+    of_rates = True
 
     def __init__(self) -> None:
         self._looked = False
         self._past: dict[int, Past] = {}
+        self._began: dict[int, list[float]] = {}
+
+    def start(self, loop: Loop) -> None:
+        for index, optimizer in enumerate(loop.optimizers):
+            self._began[index] = [_number(group.get("lr")) for group in optimizer.param_groups]
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         if not self._looked:
             self._find(loop)
+        loop.rest(self, "forward")
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if not self._looked:
@@ -175,6 +183,14 @@ class Rates(Check):
                 },
             )  # fmt: skip
 
+    def _alike(self, moment: Moment, place: int) -> bool:
+        """Whether a group began at the rate of the first: by the rates when the guards were attached, or as noted there."""
+        groups, began = moment.optimizer.param_groups, self._began.get(moment.index, [])
+        first, other = (groups[k].get("initial_lr") for k in (0, place))
+        if isinstance(first, float) and isinstance(other, float):
+            return _same(first, other)
+        return len(began) == len(groups) and _same(began[0], began[place])
+
     def _stays(self, loop: Loop, moment: Moment, past: Past) -> bool:
         """A group that never moved while the first did, in a loop that sets the rates itself or declares a schedule."""
         declared = loop.spec.schedule is not None and moment.index == 0
@@ -182,7 +198,7 @@ class Rates(Check):
             return False
         stays = [
             k for k, moved in enumerate(past.moves)
-            if not moved and moment.rates[k] > 0 and (declared or _same(past.first[k], past.first[0]))
+            if not moved and moment.rates[k] > 0 and (declared or _same(past.first[k], past.first[0]) or self._alike(moment, k))
         ]  # fmt: skip
         if not stays:
             return False
@@ -213,7 +229,7 @@ class Rates(Check):
 
 
 def _number(rate: Any) -> float:
-    return float(rate) if isinstance(rate, (int, float)) else math.nan
+    return float(rate) if isinstance(rate, (int, float, np.number)) else math.nan
 
 
 def _filled(moment: Moment, places: list[int], numbers: list[float]) -> None:

@@ -14,9 +14,10 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run08_gradient_reach import RULE as REACH
 from karat.invariants.run.run34_straight_through import RULE as THROUGH
 from karat.invariants.run.spec import covered
+from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
-from karat.invariants.runtime.watching.loop import DENSE, Held, Loop
+from karat.invariants.runtime.watching.loop import DENSE, SPACED, Held, Loop
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.probing import Probe
 from karat.invariants.runtime.watching.seams import Seams
@@ -38,6 +39,8 @@ ALL_ZERO = 3
 
 class Reach(Check):
     rules = (REACH, THROUGH)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._seen: dict[int, Seen] = {}
@@ -46,7 +49,7 @@ class Reach(Check):
 
     def start(self, loop: Loop) -> None:
         self._seen = {place: Seen() for place in range(len(loop.optimizers))}
-        self._seams.attach(loop)
+        self._seams.attach(loop, self)
         self._read = loop.renamed
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
@@ -79,6 +82,8 @@ class Reach(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         self._seams.renew(loop)
+        if not self._seams.attached:
+            loop.rest(self, "after_step")
 
     def drop(self) -> None:
         self._seen = {}
@@ -125,12 +130,15 @@ class Reach(Check):
             seen.probes += not loop.dense(moment.step)
             lasting = moment.step == DENSE - 1 and len(loop.optimizers) == 1
             first = {n: p for n, p in named.items() if seen.since[id(p)] == 0}
-            with loop.captured.undisturbed():
-                probe = Probe(loop.captured)
-                verdict = judged(probe, named, lasting=lasting and len(first) == len(named)) if probe.able else None
-                if verdict is not None and probe.steady:
-                    self._say(loop, seen, verdict)
-                    return
+            try:
+                with loop.captured.undisturbed():
+                    probe = Probe(loop.captured)
+                    verdict = judged(probe, named, lasting=lasting and len(first) == len(named)) if probe.able else None
+                    if verdict is not None and probe.steady:
+                        self._say(loop, seen, verdict)
+                        return
+            except NotRun as why:
+                loop.not_checked(THROUGH, str(why))
         self._between(loop, moment, seen, named)
 
     def _say(self, loop: Loop, seen: Seen, verdict: Verdict) -> None:

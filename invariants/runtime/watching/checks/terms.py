@@ -14,8 +14,11 @@ from karat.invariants.run.run10_loss_terms import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.graph import contains, walk
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 
+ROUNDING = 2e-7
+"""Of a term over the largest one beside it: what float32 leaves of a difference of equal things."""
 LINEAR = ("Mul", "Div", "Mean", "Sum", "Neg", "Clone", "ToCopy", "View", "Reshape", "Squeeze", "Unsqueeze", "Alias")
 """Nodes that only weigh, add up or shape one tensor: a term below them is the same term."""
 
@@ -38,19 +41,19 @@ class LossTerms(Check):
         self._given: Given | None = None
         self._handles: list[Any] = []
         self._ever: set[str] = set()
-        self._zero: dict[str, tuple[int, int]] = {}
-        """Term -> the first step in which it was given, and in how many it was exactly zero; until it is not."""
+        self._zero: dict[str, tuple[int, int, bool]] = {}
+        """Term -> the first step in which it was given, in how many it was zero, -1 once it was not, and whether ever below."""
         self._never: dict[str, int] = {}
-        self._forwards = -1
 
     def start(self, loop: Loop) -> None:
         loop.not_checked(RULE, "no terms were given: guards.log(losses={…}) before backward")
+        loop.rest(self, "before_step")
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         losses = logged.get("losses")
         if not losses:
             return
-        late = bool(loop.step) and self._forwards == loop.forwards and bool(loop.forwards)
+        late = bool(loop.step) and loop.applied == loop.forwards and bool(loop.forwards)
         terms = {
             str(name): term for name, term in losses.items()
             if isinstance(term, Tensor) and term.is_floating_point() and not covered(str(name), loop.spec.detached)
@@ -61,21 +64,22 @@ class LossTerms(Check):
         if not attached and (total is None or len(terms) > 1):
             return  # numbers to be seen, or a validation
         loop.unchecked.pop(RULE.slug, None)
+        loop.wake(self, "before_step")
         step = loop.step - late
         for name in terms.keys() - attached.keys():
             self._detached(loop, step, name, terms[name], bool(attached))
         for name, term in attached.items():
             self._connected(loop, step, name, term)
-            if loop.step < loop.spec.window and term.numel() == 1:
-                number = partial(self._is_zero, name, step)
-                loop.transfer.ask([term.detach().reshape(()).float()], number)
+        if loop.step < loop.spec.window and (alone := [n for n, term in attached.items() if term.numel() == 1]):
+            asked = [attached[name].detach().reshape(()).float() for name in alone]
+            loop.transfer.ask(asked, partial(self._are_zero, alone, step))
         self._ever |= self._given.passed if self._given is not None else set()
         self.drop()
         if not late:
             self._given = given = Given(attached, total, set(), step)
             for name, term in [*attached.items(), *([("", total)] if total is not None else [])]:
                 if term.grad_fn is not None:
-                    hook = partial(_passed, given, name)
+                    hook = harmless(loop, self, partial(_passed, given, name))
                     self._handles.append(term.register_hook(hook))  # type: ignore[no-untyped-call]
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
@@ -90,9 +94,6 @@ class LossTerms(Check):
             for name in idle:
                 self._idle(loop, moment, given, name)
         self.drop()
-
-    def after_step(self, loop: Loop, moment: Moment) -> None:
-        self._forwards = loop.forwards
 
     def drop(self) -> None:
         for handle in self._handles:
@@ -131,18 +132,27 @@ class LossTerms(Check):
             },
         )  # fmt: skip
 
-    def _is_zero(self, name: str, step: int, numbers: list[float]) -> None:
-        first, count = self._zero.get(name, (step, 0))
-        self._zero[name] = (first, count + 1 if numbers[0] == 0 and count >= 0 else -1)
+    def _are_zero(self, names: list[str], step: int, numbers: list[float]) -> None:
+        """Exactly, or to the rounding of the largest term: a difference of equal things is hardly ever exactly zero."""
+        largest = max(map(abs, numbers))
+        for name, number in zip(names, numbers, strict=True):
+            first, count, below = self._zero.get(name, (step, 0, False))
+            zero = number == 0 or (len(names) > 1 and abs(number) <= ROUNDING * largest)
+            self._zero[name] = (first, count + 1 if zero and count >= 0 else -1, below or number < 0)
 
     def _zero_throughout(self, loop: Loop) -> None:
-        """A term that was exactly zero in every step of the window: its weight is."""
-        for name, (first, count) in self._zero.items():
+        """A term that was zero in every step of the window: its weight is, or what it compares is one thing."""
+        for name, (first, count, below) in self._zero.items():
             if count >= loop.spec.window - first > 1:
+                why = (
+                    "what it compares is one and the same"
+                    if below
+                    else "its weight is zero, or what it compares is one"
+                )
                 loop.judge(
                     RULE, first, RULE.margin(1, 0),
-                    partial(dict, message=f"the term {name!r} was exactly zero in all {count} steps: its weight is zero",
-                            where=name, severity=Severity.WARN, evidence=f"from step {first} on"),
+                    partial(dict, message=f"the term {name!r} was zero in all {count} steps: {why}",
+                            where=name, severity=Severity.WARN, evidence=f"from step {first} on, to rounding"),
                 )  # fmt: skip
 
     def _idle(self, loop: Loop, moment: Moment, given: Given, name: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run20_ties import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
 from karat.invariants.runtime.watching.naming import plain_name, unwrapped
 from karat.invariants.runtime.watching.sampling import fit, spread, window
 
@@ -29,6 +29,8 @@ class Tie:
 
 class Ties(Check):
     rules = (RULE,)
+    interval = SPACED
+    spaced = True
 
     def __init__(self) -> None:
         self._ties: list[Tie] | None = None
@@ -37,12 +39,15 @@ class Ties(Check):
     def look(self, loop: Loop, moment: Moment) -> None:
         if self._ties is None:
             self._begin(loop, moment.step)
+        loop.rest(self, "look")
+        if not self._ties:
+            loop.rest(self, "before_step")
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         ties = self._ties or []
         if not ties:
             return
-        for n in range(len(ties)) if loop.dense(moment.step) else window(len(ties), MOST, moment.step):
+        for n in range(len(ties)) if loop.dense(moment.step) else window(len(ties), MOST, turn(moment.step)):
             first, second = (_at(self._root, path) for path in ties[n].paths)
             if first is not second:
                 self._broken(loop, moment.step, ties[n], first, second)

@@ -17,6 +17,7 @@ from karat.invariants.runtime.watching.naming import some
 class WeightDecay(Check):
     rules = (RULE,)
     interval = "at the start, every K, and when a group changes"
+    spaced = True
 
     def __init__(self) -> None:
         self._seen: dict[int, list[tuple[Any, int]]] = {}
@@ -34,19 +35,19 @@ class WeightDecay(Check):
     def _judge(self, loop: Loop, moment: Moment) -> None:
         groups, spec = moment.optimizer.param_groups, loop.spec
         if all("weight_decay" not in g for g in groups):
-            if spec.decay or spec.no_decay:
+            if spec.decay != () or spec.no_decay:
                 loop.not_checked(RULE, f"{type(moment.optimizer).__name__} keeps no weight_decay in its groups")
             return
         for place, group in enumerate(groups):
             value = float(group.get("weight_decay") or 0.0)
             margin = RULE.margin(float(not (0 <= value < math.inf)), 0)
             loop.judge(RULE, moment.step, margin, partial(_no_decay_at_all, moment, place, value))
-        if spec.decay or spec.no_decay:
+        if spec.decay != () or spec.no_decay:
             self._declared(loop, moment)
 
     def _declared(self, loop: Loop, moment: Moment) -> None:
         spec = loop.spec
-        decays, spared = [], []
+        decays, spared, others = [], [], []
         for g, group in enumerate(moment.optimizer.param_groups):
             value = float(group.get("weight_decay") or 0.0)
             for parameter in group["params"]:
@@ -56,11 +57,16 @@ class WeightDecay(Check):
                 if covered(name, spec.no_decay):
                     if value != 0:
                         decays.append((name, g, value))
-                elif covered(name, spec.decay) and value == 0:
-                    spared.append((name, g, value))
+                elif isinstance(spec.decay, tuple):
+                    if covered(name, spec.decay) and value == 0:
+                        spared.append((name, g, value))
+                elif parameter.ndim >= 2 and not math.isclose(value, spec.decay, rel_tol=1e-6):
+                    others.append((name, g, value))
         for wrong, says, field in ((decays, "decays, declared is that it does not", "no_decay"),
-                                   (spared, "does not decay, declared is that it does", "decay")):  # fmt: skip
-            evidence = f"Spec.{field} = {list(getattr(spec, field))}"
+                                   (spared, "does not decay, declared is that it does", "decay"),
+                                   (others, f"does not decay as declared, by {spec.decay}", "decay")):  # fmt: skip
+            given = getattr(spec, field)
+            evidence = f"Spec.{field} = {list(given) if isinstance(given, tuple) else given}"
             loop.judge(RULE, moment.step, RULE.margin(len(wrong), 0), partial(_other_decay, wrong, says, evidence))
 
 

@@ -1,0 +1,86 @@
+"""RUN-16, while no optimizer has stepped: backward passes come and go, and no step applies them.
+
+One small parameter carries a hook until the first step; it counts the backward passes that found their gradient cleared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from karat.invariants.run.rule import Severity
+from karat.invariants.run.run16_parameter_moves import RULE as MOVES
+from karat.invariants.runtime.watching.attached import find
+from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.loop import Loop
+
+PASSES = 24
+"""Backward passes from cleared gradients without a step that are reported while the run goes on: a scaler that looks for
+its scale skips fewer."""
+
+
+class Unstepped(Check):
+    rules = (MOVES,)
+    interval = "backward passes before the first step"
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._passes = 0
+        self._version = -1
+        self._known: Tensor | None = None
+        self._said = False
+
+    def start(self, loop: Loop) -> None:
+        held = [h.parameter for several in loop.held for h in several if h.parameter.requires_grad and h.name]
+        fit = [p for p in held if isinstance(p, nn.Parameter) and p.is_leaf and not nn.parameter.is_lazy(p)]
+        if fit:
+            smallest = min(fit, key=Tensor.numel)
+            self._handle = smallest.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
+
+    def _arrived(self, parameter: Tensor) -> None:
+        """After a backward pass: was its gradient cleared before? Added to one that was there, it is written to once."""
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        anew = gradient is not self._known or gradient._version > self._version + 1
+        self._known, self._version = gradient, gradient._version
+        self._passes += anew
+
+    def forward(
+        self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        if not module.training:
+            self._passes = 0  # an estimate of the model as it is, such as of its Fisher information
+        if self._passes >= PASSES and not self._said and loop.step == loop.first and module.training:
+            self._say(loop)
+
+    def after_step(self, loop: Loop, moment: Moment) -> None:
+        self.drop()
+        loop.off(self)
+
+    def finish(self, loop: Loop) -> None:
+        if self._handle is not None and loop.step == loop.first and self._passes > 2 and not loop.early:
+            self._say(loop)
+        self.drop()
+
+    def _say(self, loop: Loop) -> None:
+        self._said = True
+        scaled = find(loop.optimizers, None, loop.scaler)
+        finite = self._known is None or bool(torch.isfinite(self._known.detach()).all())
+        if scaled.living or not finite:
+            why = "the gradients are not finite, and a GradScaler, or the loop itself, skips each step; a scaler that is made "
+            why += "anew for each batch never lowers its scale"
+        else:
+            why = "optimizer.step() was never called"
+        loop.found(
+            MOVES, f"no step in {self._passes} backward passes: {why}", step=loop.step, where="no step",
+            severity=Severity.WARN, phase="in a forward",
+            evidence=f"{self._passes} backward passes found their gradient cleared, and nothing was applied",
+        )  # fmt: skip
+
+    def drop(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = self._known = None

@@ -1,0 +1,180 @@
+"""What the guards cost: which steps are looked at, that nothing of the loop is held after a step, and how cost is counted."""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from karat.invariants.runtime import watch
+from karat.invariants.runtime.watching.checks.finite import Finite
+from karat.invariants.runtime.watching.cost import FRAME, TIMED, Cost
+from karat.invariants.runtime.watching.loop import APART, DENSE, SETTLED, turn
+from karat.invariants.runtime.watching.reduction import A_TURN, LEAST_NUMBERS, MOST_TENSORS, Turns, part
+from karat.invariants.runtime.watching.transfer import numbers_of
+
+
+def started(**options: Any) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return model, optimizer, watch(model, optimizer, policy="observe", say=lambda text: None, **options)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[weakref.ref[Tensor], weakref.ref[Tensor]]:
+    """One step on a fresh batch; weak references to its input and its output."""
+    inputs, targets = torch.randn(32, 64), torch.randint(4, (32,))
+    output = model(inputs)
+    optimizer.zero_grad()
+    F.cross_entropy(output, targets).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return weakref.ref(inputs), weakref.ref(output)
+
+
+def large() -> int:
+    """Bytes of the tensors that are alive and larger than a sample."""
+    gc.collect()
+    kept = {t.untyped_storage().data_ptr(): t.nbytes for t in gc.get_objects() if type(t) is Tensor and t.numel() > 256}
+    return sum(kept.values())
+
+
+def test_after_each_step_nothing_of_its_batch_is_held() -> None:
+    model, optimizer, guards = started()
+    for _ in range(SETTLED + 2 * APART):
+        inputs, output = step(model, optimizer)
+        gc.collect(0)
+        assert inputs() is None and output() is None, f"held after step {guards.step - 1}"
+    guards.finish()
+
+
+def test_what_is_held_does_not_grow_with_the_steps() -> None:
+    model, optimizer, guards = started()
+    sizes = []
+    for _ in range(4):
+        for _ in range(SETTLED):
+            step(model, optimizer)
+        sizes.append(large())
+    assert len(set(sizes)) == 1
+    guards.finish()
+    assert large() <= sizes[0]
+
+
+def test_the_same_steps_are_looked_at_in_every_run() -> None:
+    _, _, guards = started(every=100)
+    loop = guards._loop
+    assert [s for s in range(300) if loop.dense(s)] == [0, 1, 2, 100, 200]
+    assert [s for s in range(300) if loop.looked(s)] == [*range(3), *range(8, 65, 8), 100, 128, 200, 256]
+    assert not any(loop.between(s) for s in range(SETTLED + 1))
+    assert [s for s in range(SETTLED, 76) if not loop.between(s)] == [64, 72]
+    assert not any(loop.between(s) for s in range(300) if loop.looked(s))
+    guards.finish()
+
+
+def test_what_takes_turns_meets_everything_though_it_is_asked_at_every_eighth_step() -> None:
+    for count in (2, 3, 4, 8, 12):
+        met = {turn(s) % count for s in range(SETTLED, SETTLED + APART * count, APART)}
+        assert met == set(range(count))
+    assert [turn(s) for s in range(SETTLED + 1)] == list(range(SETTLED + 1))
+
+
+@pytest.mark.parametrize("at", [SETTLED, SETTLED + 1, SETTLED + 3])
+def test_a_gradient_that_is_not_finite_is_seen_before_its_step_whichever_that_is(at: int) -> None:
+    model, optimizer, guards = started()
+    for k in range(at + 1):
+        inputs, targets = torch.randn(32, 64), torch.randint(4, (32,))
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        (loss * math.nan if k == at else loss).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    found = [v for v in guards.violations if v.slug == "finite"]
+    assert [(v.severity, v.step) for v in found] == [("FAIL", at)]
+    guards.finish()
+
+
+@pytest.mark.parametrize("at", [SETTLED, SETTLED + 1, SETTLED + 3])
+def test_gradients_that_are_not_cleared_are_seen_at_their_step_whichever_that_is(at: int) -> None:
+    model, optimizer, guards = started()
+    for k in range(at + 1):
+        if k != at:
+            optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(32, 64)), torch.randint(4, (32,))).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert [(v.slug, v.severity, v.step) for v in guards.violations] == [("gradient-fresh", "FAIL", at)]
+    guards.finish()
+
+
+def test_a_rate_that_changes_is_judged_at_its_step_whichever_that_is() -> None:
+    for at in range(SETTLED + 1, SETTLED + APART):
+        model, optimizer, guards = started()
+        for k in range(at + 1):
+            optimizer.param_groups[0]["lr"] = -1e-3 if k == at else 1e-3
+            step(model, optimizer)
+        assert [(v.slug, v.step) for v in guards.violations] == [("lr-range", at)]
+        guards.finish()
+
+
+def test_every_gradient_has_its_turn_and_none_is_larger_than_its_share() -> None:
+    sizes = [100, 300_000, 50, 20_000, 10, *([2000] * 40)]
+    turns = Turns(sizes)
+    assert not turns.whole and sorted({place for run in turns.runs for place in run}) == list(range(len(sizes)))
+    assert turns.first == [0] and turns.most == sum(sizes) // 8
+    assert all(len(run) <= A_TURN and (len(run) == 1 or sum(sizes[i] for i in run) <= turns.most) for run in turns.runs)
+    large_one = torch.arange(300_000.0)
+    seen = torch.cat([part(large_one, s, turns.most) for s in range(math.ceil(300_000 / turns.most))])
+    assert torch.equal(seen, large_one)
+    assert Turns([LEAST_NUMBERS]).whole and not Turns([LEAST_NUMBERS + 1]).whole
+    assert Turns([1] * MOST_TENSORS).whole and not Turns([1] * (MOST_TENSORS + 1)).whole
+
+
+def test_numbers_come_over_as_they_are() -> None:
+    mixed = [torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64), torch.tensor(3), torch.tensor(math.inf)]
+    assert numbers_of(mixed) == [float(torch.tensor(0.1)), 0.1, 3.0, math.inf] and numbers_of([]) == []
+
+
+def test_the_cost_of_a_step_is_that_after_the_first_ones() -> None:
+    cost = Cost()
+    for taken in range(400):
+        cost.add(50.0 if taken < DENSE else 3e-6)
+        if cost.timed:
+            cost.take("a check", 7.0 if taken < DENSE else 1e-6)
+        cost.turn(taken + 1, False)
+    assert cost.start == 150.0
+    assert cost.of_a_step() == pytest.approx({"a check": 1.0, FRAME: 2.0}, rel=1e-6)
+
+
+def test_a_rare_step_is_counted_once_and_a_plain_one_stands_for_those_between() -> None:
+    cost = Cost()
+    for taken in range(DENSE + 4 * TIMED):
+        rare = taken == 50
+        cost.add(1.0)
+        if cost.timed:
+            cost.take("rare" if rare else "plain", 1.0)
+        cost.turn(taken + 1, taken + 1 == 50)
+    shares = cost.of_a_step()
+    assert shares["rare"] == pytest.approx(1e6 / (4 * TIMED))
+    assert shares["plain"] == pytest.approx(1e6 * (1 - 1 / (4 * TIMED)))
+    assert Cost().of_a_step() == {}
+
+
+def test_a_check_that_raises_between_leaves_the_others_on_duty(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizer, guards = started()
+    for _ in range(SETTLED + 1):
+        step(model, optimizer)
+
+    def before_step(*given: Any) -> None:
+        raise RuntimeError("lost")
+
+    monkeypatch.setattr(Finite, "before_step", before_step)
+    guards._list()
+    step(model, optimizer)
+    assert "its check raised" in guards.not_checked["finite"] and "lost" in guards.not_checked["finite"]
+    checks = guards._loop.tallies["RUN-11"].checks
+    step(model, optimizer)
+    assert guards._loop.tallies["RUN-11"].checks == checks + 1
+    assert "finite" in guards.finish().not_checked
