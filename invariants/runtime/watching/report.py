@@ -11,7 +11,6 @@ from karat.core.evidence import Record
 from karat.core.report import GuardSummary, Violation
 from karat.invariants.run.rule import Severity
 
-
 WIDTH = 120
 DECLARED_BY = ("Spec(", "guards.", "watch(", "declared")
 """What a reason holds that says what to declare or to call."""
