@@ -5,9 +5,10 @@ attached once, two without; the second of these is the control. All is CPU time 
 
 `steady`: ratio of a block with guards to the bare block of its round, the median over the rounds and the range of the middle
 half, of steps from 64 on in which no more is looked at than usual. `over 500`: the same with everything else spread over
-500 steps: the first 64, with the probes of step 0, and each later look at the outputs, with the probes of step 500. The
-search for schedulers and scalers, once, is in it; attaching is not, and has a column of its own. Where the control is off
-by more than the target, the verdict is noise.
+500 steps: `start`, what steps 0 to 2 and the others up to 64 take beyond that, with the probes of step 0; `looks`, the
+looks at the outputs. The probes of step 500 belong to the next 500. `attach` happens once and is not in it: the call of
+watch, and its search for schedulers and scalers among the living objects, at the first forward. Where the control is off by
+more than the target, the verdict is noise.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from torch import nn
 
 from karat.core.report import write_text
 from karat.invariants.runtime import preflight, watch
+from karat.invariants.runtime.watching.attached import find
 
 STEPS, SECONDS = 500, 0.02
 """Steps of each copy, and about how many seconds of CPU a block takes."""
@@ -101,7 +103,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Cost:
-    """What was measured of one model; ratios are of paired blocks, seconds are of one step, those of start and looks of all."""
+    """What was measured of one model; ratios are of paired blocks, seconds are of one step, of start and looks of all."""
 
     name: str
     parameters: int
@@ -139,9 +141,23 @@ def target_of(step: float) -> float:
     return SHORT_TARGET + along * (LONG_TARGET - SHORT_TARGET)
 
 
-def looked(step: int) -> bool:
-    """Whether the guards look at more in a step than in most, from step SETTLED on."""
-    return step % STEPS == 0 or step & (step - 1) == 0
+def kind_of(step: int) -> str:
+    """How much the guards look at in a step: all, the outputs, or what they look at in most, at the start and later."""
+    if step < 3 or (step and step % STEPS == 0):
+        return "dense"
+    if step & (step - 1) == 0 if step > SETTLED else step % 8 == 0:
+        return "look"
+    return "start" if step < SETTLED else "steady"
+
+
+def searching(optimizer: torch.optim.Optimizer) -> float:
+    """CPU seconds of the search for schedulers and scalers; it takes as long whether there are some or not."""
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        find([optimizer], None, None)
+        took.append(time.process_time() - began)
+    return statistics.median(took)
 
 
 def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> Cost:
@@ -154,11 +170,11 @@ def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> 
     times: dict[str, list[tuple[str, int, float]]] = {name: [] for name in kinds}
     orders = itertools.cycle(itertools.permutations(kinds))
     done = 0
-    while done <= steps:
+    while done < steps:
         count = 1
-        kind = "start" if done < SETTLED else "look" if looked(done) else "steady"
+        kind = kind_of(done)
         if kind == "steady":
-            count = next(n for n in range(1, size + 1) if n == size or looked(done + n) or done + n > steps)
+            count = next(n for n in range(1, size + 1) if n == size or kind_of(done + n) != kind or done + n >= steps)
         for name in next(orders):
             times[name].append((kind, count, kinds[name].block(count) / count))
         done += count
@@ -168,19 +184,21 @@ def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> 
     bare = statistics.median(steady["off"])
     usual = statistics.median(on - off for on, off in zip(steady["on"], steady["off"], strict=True))
     low, _, high = statistics.quantiles(ratios, n=4)
-    beyond = {
-        which: sum(s - bare - usual for kind, _, s in times["on"] if kind == which) for which in ("start", "look")
-    }
+    search = searching(warm.optimizer) if attach is guards_on else 0.0
+    extra: dict[str, list[float]] = {}
+    for (kind, _, on), (_, _, off) in zip(times["on"], times["off"], strict=True):
+        extra.setdefault(kind, []).append(on - off - usual)
+    typical = {kind: len(seen) * statistics.median(seen) for kind, seen in extra.items()}
     return Cost(
         name=subject.name,
         parameters=len(list(warm.model.parameters())),
         weights=sum(p.numel() for p in warm.model.parameters()),
         steps=steps,
-        attach=kinds["on"].attach,
+        attach=kinds["on"].attach + search,
         step=bare,
         guards=usual,
-        start=beyond["start"],
-        looks=beyond["look"],
+        start=sum(extra["dense"][:3]) - search + typical["start"],
+        looks=sum(extra["dense"][3:]) + typical["look"],
         ratio=statistics.median(ratios),
         low=low,
         high=high,

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="tensors",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight", "audit"),
-    when="every step, on logged losses and gradients: of large models a part in turn, from step 64 on a few in 3 of 4 "
+    when="every step, on logged losses and gradients: of large models a part in turn, from step 64 on a few in 7 of 8 "
     "steps; over the whole log",
     limits=(
         "steps that the loop leaves out, for then no optimizer.step() is seen",

@@ -14,7 +14,7 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; every step, from step 64 on every 4th, by identity; of models with many modules a part "
+    when="before the first step; every step, from step 64 on every 8th, by identity; of models with many modules a part "
     "in turn",
     limits=(
         "parameters outside the model that no attribute of a module leads to",

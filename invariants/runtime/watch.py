@@ -27,8 +27,7 @@ from karat.core.observation import Phase
 from karat.core.policy import Policy
 from karat.core.report import Violation, write_report
 from karat.invariants import inv08_lr_band as inv08
-from karat.invariants.run.catalogue import RULES
-from karat.invariants.run.spec import Spec, read_spec, require_names
+from karat.invariants.run.spec import Spec
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.runtime.watching.calls import Calls, Told
@@ -37,10 +36,11 @@ from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks import every_check
 from karat.invariants.runtime.watching.cost import Cost
 from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe, declare
+from karat.invariants.runtime.watching.given import declared_spec, require_settings, several_optimizers
 from karat.invariants.runtime.watching.heard import Shield, take_off
 from karat.invariants.runtime.watching.interrupts import from_signal
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.naming import named_parameters, one_model, plain_name, unwrapped
+from karat.invariants.runtime.watching.naming import one_model, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
 from karat.invariants.runtime.watching.speaking import Rows, Said, require_writable
 from karat.invariants.runtime.watching.tally import Tally
@@ -472,23 +472,9 @@ def watch(
     speaks (standard error). ConfigError for what cannot be watched. The gradients of a closure are looked at when it has
     returned for the first time.
     """
-    if policy not in list(Policy):
-        raise ConfigError(f"policy {policy!r}", required=f"one of {', '.join(Policy)}")
-    if every < 1:
-        raise ConfigError(f"every = {every}", required="at least 1 step")
-    if first_step < 0:
-        raise ConfigError(f"first_step = {first_step}", required="at least 0, the steps taken before this run")
-    module, optimizers = one_model(model), _optimizers(optimizer)
-    declared = read_spec(spec)
-    if total_steps is not None:
-        given = {name: getattr(declared, name) for name in declared.model_fields_set}
-        declared = read_spec({**given, "total_steps": total_steps})
-    names = list(named_parameters(module))
-    if not names:
-        raise ConfigError("the model has no parameters", required="a module with parameters to train")
-    modules = [plain_name(name) for name, _ in unwrapped(module).named_modules() if name]
-    rules = [name for r in RULES for name in (r.id, r.slug)]
-    require_names(declared, _all_names(module), modules, rules, _buffer_names(module))
+    require_settings(policy, every, first_step)
+    module, optimizers = one_model(model), several_optimizers(optimizer, _WATCHED)
+    declared = declared_spec(spec, total_steps, module)
     said = Said(say or _speak)
     rows = Rows(Ledger(Path(ledger)), said) if ledger is not None else None
     if report is not None:
@@ -502,42 +488,3 @@ def watch(
     own.monitor.ledger, own.monitor.say = rows, said
     checks = [] if policy == Policy.OFF else every_check()
     return Watch(loop, checks, own, Path(report) if report is not None else None)
-
-
-def _all_names(model: nn.Module) -> list[str]:
-    return [plain_name(n) for n, _ in unwrapped(model).named_parameters(remove_duplicate=False)]
-
-
-def _buffer_names(model: nn.Module) -> list[str]:
-    return [plain_name(n) for n, _ in unwrapped(model).named_buffers()]
-
-
-def _optimizers(given: Any) -> tuple[torch.optim.Optimizer, ...]:
-    several = (given,) if isinstance(given, torch.optim.Optimizer) else given
-    held = tuple(several) if isinstance(several, (tuple, list)) else ()
-    if not held or not all(isinstance(o, torch.optim.Optimizer) for o in held):
-        raise ConfigError(
-            f"optimizer is {type(given).__name__}", required="a torch.optim.Optimizer, or a list of them",
-            next_step="watch(model, optimizer)",
-        )  # fmt: skip
-    for optimizer in held:
-        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):
-            raise ConfigError(
-                f"{type(optimizer).__name__} takes no step hooks, for its __init__ does not call that of torch.optim.Optimizer",
-                required="an optimizer with step hooks",
-                next_step="watch(model, the optimizer that it wraps)",
-            )
-    if not any(group["params"] for o in held for group in o.param_groups):
-        raise ConfigError(
-            "the optimizer has no groups with parameters", required="an optimizer of the model's parameters",
-            next_step="torch.optim.AdamW(model.parameters(), lr=…)",
-        )  # fmt: skip
-    if len(set(map(id, held))) < len(held):
-        raise ConfigError("an optimizer is given twice", required="each optimizer once")
-    for optimizer in held:
-        if optimizer in _WATCHED:
-            raise ConfigError(
-                "this optimizer is watched already", required="one watch(…) for each optimizer",
-                next_step="guards.finish() before it is watched again",
-            )  # fmt: skip
-    return held

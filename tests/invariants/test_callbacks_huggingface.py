@@ -114,6 +114,7 @@ def test_a_clean_run_has_no_failure_and_trains_the_same(given: dict[str, Any], t
             assert not failures(guards)
             assert guards.report is not None and guards.report.outcome == "finished" and guards.report.exit_code == 0
             assert guards.report.steps == run.state.global_step == run.state.max_steps
+            assert ("checkpoint" in guards.report.not_checked) == ("save_steps" not in given)
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 

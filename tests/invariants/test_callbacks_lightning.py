@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -341,6 +341,23 @@ def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
     longer = quiet(total_steps=12)
     trainer(tmp_path, longer, max_steps=15).fit(Classifier(), data(), ckpt_path=saved)
     assert failures(longer)[0] == ("step-budget", 12)
+
+
+class Empties(Callback):  # type: ignore[misc]
+    """Writes weights that are not the model's."""
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {n: torch.randn_like(p) for n, p in checkpoint["state_dict"].items()}
+
+
+@pytest.mark.parametrize(("others", "expected"), [([], []), ([Empties()], ["checkpoint"])])
+def test_a_checkpoint_is_judged_when_it_is_written(others: list[Any], expected: list[str], tmp_path: Path) -> None:
+    guards = quiet()
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1)
+    run = trainer(tmp_path, *others, guards, keep, enable_checkpointing=True, accumulate_grad_batches=2)
+    run.fit(Classifier(), data())
+    assert [slug for slug, _ in failures(guards)] == expected
+    assert guards.report is not None and "checkpoint" not in guards.report.not_checked
 
 
 def test_a_run_that_is_stopped_early_is_not_short(tmp_path: Path) -> None:

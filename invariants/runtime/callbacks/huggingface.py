@@ -67,6 +67,11 @@ class GuardCallback(Duty, TrainerCallback):  # type: ignore[misc]
         """Hands on the loss of an evaluation."""
         self.hand_on(val_loss=(metrics or {}).get("eval_loss"))
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hands on the step that a checkpoint records."""
+        if self.guards is not None:
+            self.guards.checkpoint(step=state.global_step)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ends the guards. A run that a callback stopped is short as it was meant to be; one whose data ran out is not."""
         asked = control.should_training_stop and state.global_step != self._epoch_began

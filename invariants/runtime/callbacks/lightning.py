@@ -53,6 +53,11 @@ class GuardCallback(Duty, Callback):  # type: ignore[misc]
         """Hands on the metric `val_loss`, where the module logs one."""
         self.hand_on(val_loss=trainer.callback_metrics.get("val_loss"))
 
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Hands on what is about to be written; with several optimizers its step is not the guards', and nothing is."""
+        if self.guards is not None and len(trainer.optimizers) == 1:
+            self.guards.checkpoint(checkpoint)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Ends the guards. A run that EarlyStopping, a Timer or the module stopped is short as it was meant to be."""
         self.finish("the training was stopped before its planned end" if trainer.should_stop else "")

@@ -123,10 +123,17 @@ def _callables(batch: Any) -> list[Any]:
 
 
 def seed_all(seed: int) -> None:
-    """Seeds the generators of Python, NumPy and torch."""
+    """Seeds the generators of Python, NumPy and torch. Of devices those alone that are in use: torch.manual_seed would leave
+    the seed behind for a device that is first used later, in the place of the loop's own."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        torch.xpu.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def _refill(container: Any, members: Any) -> None:

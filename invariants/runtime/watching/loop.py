@@ -27,8 +27,8 @@ MOST_KEPT = 1000
 """Violations that are kept; the ledger has them all."""
 DENSE = 3
 """First steps, in which everything is looked at."""
-SETTLED, APART = 64, 4
-"""From this step on the checks that are `spaced` are asked at every fourth."""
+SETTLED, APART = 64, 8
+"""From this step on the checks that are `spaced` are asked at every eighth."""
 SPACED = f"every step, from step {SETTLED} on every {APART}th"
 LIGHT = 8
 """Until SETTLED the outputs are looked at in every so many steps, which takes a few passes over them."""

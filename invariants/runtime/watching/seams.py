@@ -22,6 +22,9 @@ from karat.invariants.runtime.watching.naming import compiled, parts, unwrapped
 from karat.invariants.runtime.watching.probing import checkpointed
 from karat.invariants.runtime.watching.unsaved import after_forward, before_forward
 
+MOST_CALLS = 64
+"""Forwards of parts that are noted in a step: a recurrent loop makes thousands, and each is compared with those before."""
+
 
 @dataclass(frozen=True)
 class Seam:
@@ -53,6 +56,7 @@ class Seams:
         self._given: list[_Given] = []
         self._seams: list[Seam] = []
         self._inputs: list[tuple[str, nn.Module, Tensor]] = []
+        self._calls = 0
 
     def attach(self, loop: Loop, check: Check) -> None:
         """Puts the hooks on, unless the model is compiled."""
@@ -81,7 +85,7 @@ class Seams:
 
     def renew(self, loop: Loop) -> None:
         """After a step: nothing is kept; after the first steps the hooks are taken off."""
-        self._given, self._seams, self._inputs = [], [], []
+        self._given, self._seams, self._inputs, self._calls = [], [], [], 0
         if self._handles and loop.step + 1 >= DENSE:
             self.drop()
 
@@ -92,7 +96,7 @@ class Seams:
 
     def _gave(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if unheard():
+            if unheard() or self._calls > MOST_CALLS:
                 return
             on = torch.is_grad_enabled()
             inside = not on and checkpointed()
@@ -109,6 +113,9 @@ class Seams:
     def _taken(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if unheard() or not torch.is_grad_enabled():
+                return
+            self._calls += 1
+            if self._calls > MOST_CALLS:
                 return
             for _, t in leaves((args, kwargs)):
                 if not t.is_floating_point():

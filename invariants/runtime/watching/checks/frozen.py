@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from karat.invariants.run.run17_frozen import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import SPACED, Held, Loop, turn
+from karat.invariants.runtime.watching.loop import SETTLED, SPACED, Held, Loop, turn
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.sampling import fit, rate_of, sharded, spread, window
 
@@ -89,7 +89,7 @@ class Frozen(Check):
         if loop.dense(step) and when == "step":
             written = kept
         elif when == "step" and step % 4 == 0:  # past the counters, by .data
-            written = [*written, kept[step // 4 % len(kept)]]
+            written = [*written, kept[(turn(step) if step >= SETTLED else step // 4) % len(kept)]]
         moved = [k for k in written if k.moved()]
         for k in written:
             k.version = k.parameter._version

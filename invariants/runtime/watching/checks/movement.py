@@ -19,7 +19,7 @@ from karat.invariants.run.run54_update_ratio import RULE as RATIO
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks.rounding import LOW, Look, Rounding
 from karat.invariants.runtime.watching.followed import Followed
-from karat.invariants.runtime.watching.loop import Loop, turn
+from karat.invariants.runtime.watching.loop import SETTLED, Loop, turn
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.sampling import (
     alike,
@@ -90,7 +90,8 @@ class Movement(Check):
         if dense:
             self._take(followed, moment, places)
         elif followed.urgent or (step % followed.apart == 0 and places):
-            due = [places[step // followed.apart % len(places)]] if step % followed.apart == 0 and places else []
+            at = turn(step) if step >= SETTLED else step // followed.apart
+            due = [places[at % len(places)]] if step % followed.apart == 0 and places else []
             self._take(followed, moment, [*due, *followed.urgent])
 
     def _take(self, followed: Followed, moment: Moment, due: list[int]) -> None:

@@ -77,7 +77,7 @@ class Overflow(Check):
             if fit(g) and g.dtype is torch.float16
         ]
         if named and len({t.device for _, t in named}) == 1:
-            tops = [torch.linalg.vector_norm(t.detach(), float("inf"), dtype=torch.float64).float() for _, t in named]
+            tops = [torch.linalg.vector_norm(t.detach(), float("inf")).float() for _, t in named]
             loop.transfer.ask(tops, partial(self._tops, [(n, _end(t.dtype)) for n, t in named]))
         grads = [(i, g) for i, g in moment.grads.items() if fit(g) and (self._half or g.dtype is torch.float16)]
         if grads and loop.scaler is None and len({g.device for _, g in grads}) == 1:
