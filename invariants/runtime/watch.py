@@ -419,7 +419,14 @@ def _told(watching: weakref.ref[Watch]) -> Told:
     def told(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         guards = watching()
         if guards is not None and guards._report is None:
-            guards._forwarded(module, args, kwargs, output)
+            try:
+                guards._forwarded(module, args, kwargs, output)
+            except Stopped:
+                raise
+            except Exception as error:
+                if from_signal(error):
+                    raise
+                guards._broke(error)
 
     return told
 

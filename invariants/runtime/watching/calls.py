@@ -51,12 +51,12 @@ class Calls:
         self.forwards = max(self.forwards, count)
 
     def _hooked(self, module: nn.Module, *, of_model: bool) -> list[Unsaved]:
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def before(module: nn.Module, args: Any, kwargs: Any = None) -> None:
             if not unheard():
                 self._depth += 1
 
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if unheard():
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
+            if unheard() or not self._whole:  # taken off by a hook of the same call, torch gives it no kwargs any more
                 return
             self._depth = max(0, self._depth - 1)
             if self._depth or output is None:  # inside another one, or the forward raised

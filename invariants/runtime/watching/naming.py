@@ -91,6 +91,8 @@ def local(tensor: Tensor) -> Tensor:
         tensor = tensor.to_local()
     if tensor.is_sparse:
         tensor = tensor._values()
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc):
+        tensor = tensor.values()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 

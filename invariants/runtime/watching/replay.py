@@ -97,7 +97,7 @@ class Replay:
     def may_jitter(self) -> bool:
         """Whether the parameters are this process's alone, and few enough to be copied."""
         held = list(self.model.parameters())
-        shared = any(p.device.type == "cpu" and p.is_shared() for p in held)  # type: ignore[no-untyped-call]
+        shared = any(p.device.type == "cpu" and p.layout is torch.strided and p.is_shared() for p in held)  # type: ignore[no-untyped-call]
         return not shared and sum(p.numel() for p in held) <= MOST_JITTERED
 
     def calm(self) -> None:

@@ -118,6 +118,10 @@ class Freshness(Check):
             for anchor in self._anchors.get(moment.index, []):
                 anchor.renew()
 
+    def finish(self, loop: Loop) -> None:
+        if not loop.tallies[RULE.id].checks:
+            loop.not_checked(RULE, "no parameter with a gradient that hooks of autograd see: shards, or no step at all")
+
     def drop(self) -> None:
         for place in list(self._anchors):
             self._forget(place)

@@ -14,6 +14,7 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run16_parameter_moves import RULE as MOVES
 from karat.invariants.runtime.watching.attached import find
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 
 PASSES = 24
@@ -31,13 +32,17 @@ class Unstepped(Check):
         self._version = -1
         self._known: Tensor | None = None
         self._said = False
+        self._smallest: Tensor | None = None
+        self._numbers: Tensor | None = None
 
     def start(self, loop: Loop) -> None:
         held = [h.parameter for several in loop.held for h in several if h.parameter.requires_grad and h.name]
         fit = [p for p in held if isinstance(p, nn.Parameter) and p.is_leaf and not nn.parameter.is_lazy(p)]
         if fit:
             smallest = min(fit, key=Tensor.numel)
-            self._handle = smallest.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
+            hook = harmless(loop, self, self._arrived)
+            self._handle = smallest.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            self._smallest, self._numbers = smallest, smallest.detach().clone()
 
     def _arrived(self, parameter: Tensor) -> None:
         """After a backward pass: was its gradient cleared before? Added to one that was there, it is written to once."""
@@ -67,6 +72,11 @@ class Unstepped(Check):
 
     def _say(self, loop: Loop) -> None:
         self._said = True
+        if self._moved():
+            loop.not_checked(
+                MOVES, "the parameters move without a step that the guards see: a compiled one, or one by hand"
+            )
+            return
         scaled = find(loop.optimizers, None, loop.scaler)
         finite = self._known is None or bool(torch.isfinite(self._known.detach()).all())
         if scaled.living or not finite:
@@ -80,7 +90,14 @@ class Unstepped(Check):
             evidence=f"{self._passes} backward passes found their gradient cleared, and nothing was applied",
         )  # fmt: skip
 
+    def _moved(self) -> bool:
+        """Whether the parameter has other numbers than at the start: a step that is compiled runs no hooks."""
+        if self._smallest is None or self._numbers is None or self._smallest.shape != self._numbers.shape:
+            return False
+        return not torch.equal(self._smallest.detach(), self._numbers.to(self._smallest))
+
     def drop(self) -> None:
+        self._smallest = self._numbers = None
         if self._handle is not None:
             self._handle.remove()
         self._handle = self._known = None
