@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -53,7 +54,7 @@ def test_the_wheel_holds_every_module(wheel: Path, repository: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_works_beside_foreign_names(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_works_beside_foreign_names(wheel: Path, tmp_path: Path, repository: Path) -> None:
     """A clean environment with the wheel alone; its dependencies come from this environment, read-only, by a .pth file."""
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)
@@ -73,6 +74,12 @@ def test_the_wheel_works_beside_foreign_names(wheel: Path, tmp_path: Path) -> No
     )
     told = subprocess.run([str(python), "-c", tell], cwd=foreign, env=clean, capture_output=True, text=True)
     assert told.returncode == 0 and str(site) in told.stdout, told.stdout + told.stderr
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    quick = next(code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "for step in range" in code)
+    (foreign / "loop.py").write_text(quick)
+    looped = subprocess.run([str(python), "loop.py"], cwd=foreign, env=clean, capture_output=True, text=True)
+    assert looped.returncode == 0 and "FAIL RUN-11 gradient-fresh at step 1" in looped.stderr, looped.stderr
+    assert looped.stdout.startswith("watch: 100 steps, 1 FAIL") and "not checked, until it is told:" in looped.stdout
     run = [str(environment / "bin" / "trainer"), "run", "--strict-invariants", "--data", "text.txt", "--out", "out",
            "--set", "steps=4", "--set", "model.d_model=32", "--set", "model.context=32", "--set", "eval.bytes=1000"]  # fmt: skip
     ran = subprocess.run(run, cwd=foreign, env=clean, capture_output=True, text=True)
