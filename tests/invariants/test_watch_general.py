@@ -4,6 +4,7 @@ scalers of other loops, groups by hand, terms of rounding, no step at all, input
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,14 @@ from karat.core.report import Violation
 from karat.invariants.runtime import watch
 
 Run = Callable[[Callable[..., Any]], None]
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_other_tests() -> None:
+    """Loaders and scalers that are alive are found by the guards: those of other tests are to be gone."""
+    gc.collect()
+
+
 WORDS = 13
 
 
