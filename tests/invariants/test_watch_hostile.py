@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from corpus.hostile import Plain, batch, same, trained
 from torch import Tensor, nn
 
 from karat.invariants.runtime import watch
-from tests.invariants.hostile import Plain, batch, same, trained
 
 # -- forwards with effects -------------------------------------------------------------------------------------------------
 

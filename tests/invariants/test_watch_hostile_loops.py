@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from corpus.hostile import Plain, batch, same, steps, trained
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,7 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from karat.core.errors import ConfigError
 from karat.invariants.runtime import Spec, Watch, watch
 from karat.invariants.runtime.watching.captured import MOST_RUNS
-from tests.invariants.hostile import Plain, batch, same, steps, trained
 
 # -- copies, files, compilers ----------------------------------------------------------------------------------------------
 
