@@ -74,15 +74,15 @@ def _unreached(probe: Probe, routes: Routes, rest: Mapping[str, Tensor], verdict
     if not together or not (probe.change(together, SLIGHT).real or probe.change(together, STRONG).real):
         return
     for name, p in list(unreached.items())[:MOST_TRIED]:
-        if probe.change([p], SLIGHT).real and probe.smooth([p], SLIGHT):
-            verdict.cut[name] = p
-        elif probe.change([p], STRONG).real:
-            verdict.lost[name] = p
+        scale = (
+            SLIGHT if probe.change([p], SLIGHT).real else STRONG
+        )  # a slight move may be lost in the outputs' rounding
+        if scale == STRONG and not probe.change([p], STRONG).real:
+            continue
+        (verdict.cut if probe.smooth([p], scale) else verdict.lost)[name] = p
     modules = {name.rpartition(".")[0] for name in verdict.cut}
-    weak = [name for name in verdict.lost if name.rpartition(".")[0] in modules]
-    verdict.cut |= {
-        name: verdict.lost.pop(name) for name in weak
-    }  # a slight move of them is lost in rounding: as a bias of 0
+    weak = [name for name in verdict.lost if name.rpartition(".")[0] in modules]  # as a bias of 0 beside a weight
+    verdict.cut |= {name: verdict.lost.pop(name) for name in weak}
     if verdict.cut and len(unreached) > MOST_TRIED:
         tops = {name.partition(".")[0] for name in verdict.cut}
         verdict.cut |= {n: p for n, p in unreached.items() if n.partition(".")[0] in tops and n not in verdict.lost}
