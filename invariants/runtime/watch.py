@@ -30,16 +30,18 @@ from karat.invariants import inv08_lr_band as inv08
 from karat.invariants.run.spec import Spec
 from karat.invariants.runtime.ledger import Ledger
 from karat.invariants.runtime.monitor import Stopped
+from karat.invariants.runtime.watching.attached import look_through
+from karat.invariants.runtime.watching.between import Between
 from karat.invariants.runtime.watching.calls import Calls, Told
 from karat.invariants.runtime.watching.captured import autocast_now, autocast_on
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks import every_check
-from karat.invariants.runtime.watching.cost import Cost
+from karat.invariants.runtime.watching.cost import Cost, Kind
 from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe, declare
 from karat.invariants.runtime.watching.given import declared_spec, require_settings, several_optimizers
 from karat.invariants.runtime.watching.heard import Shield, take_off
 from karat.invariants.runtime.watching.interrupts import from_signal
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.naming import one_model, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
 from karat.invariants.runtime.watching.speaking import Rows, Said, require_writable
@@ -63,14 +65,16 @@ class Watch:
 
     def __init__(self, loop: Loop, checks: list[Check], declared: Declared, report: Path | None) -> None:
         self._loop, self._checks, self._declared, self._report_path = loop, checks, declared, report
-        self._steps = [loop.first] * len(loop.optimizers)
         self._forwards = [0] * len(loop.optimizers)
         self._moments: dict[int, Moment] = {}
         self._rates: list[list[Any] | None] = [None] * len(loop.optimizers)
         self._between = False
+        self._until = 0
+        """The step at which more is looked at than between two looks."""
         self._handles: list[Any] = []
         self._report: WatchReport | None = None
         self._cost = Cost()
+        loop.betweens = [Between(loop, n, self._cost, self._ended) for n in range(len(loop.optimizers))]
         self._first = self._last = 0.0
         self._outcome = "finished"
         for check in checks:
@@ -146,6 +150,8 @@ class Watch:
             self._detach()
             if early:
                 self._outcome, self._loop.early = f"ended early: {early}", True
+            for between in self._loop.betweens:
+                between.tell()
             for call in self._on_duty("finish"):
                 self._asked(call)
             self._bring()
@@ -189,18 +195,21 @@ class Watch:
         self._list()
         for place, optimizer in enumerate(self._loop.optimizers):
             before, after = partial(self._before_step, place), partial(self._after_step, place)
-            shield = Shield(self._broke)
+            shield = Shield(self._broke, self._loop.betweens[place])
             self._handles.append(optimizer.register_step_pre_hook(shield.before(before)))
             self._handles.append(optimizer.register_step_post_hook(shield.after(after)))
             _WATCHED[optimizer] = weakref.ref(self)
-        self._heard = Calls(self._loop.model, _told(weakref.ref(self)))
+        self._heard = Calls(self._loop.model, self._loop.so_far, _told(weakref.ref(self)))
         self._handles.append(self._heard)
 
     def _list(self) -> None:
         """Lists what is to be asked at each moment: anew when a check went off duty, or rests at one."""
         self._duties = self._loop.duties
         self._log_calls = self._on_duty("log")
+        self._loop.stir()
         self._calls: dict[tuple[str, bool, bool, bool], list[Callable[..., None]]] = {}
+        self._between_checks: list[Check] | None = None
+        self._brief = False
 
     def _of(self, moment: str, kept: bool, between: bool, steady: bool = False) -> list[Callable[..., None]]:
         """What is to be asked at a moment of a step. kept: its forward is; between: without the checks that are spaced;
@@ -216,21 +225,21 @@ class Watch:
         return found
 
     def _forwarded(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        began = time.perf_counter()
+        began = time.thread_time() if self._cost.timed else 0.0
         loop = self._loop
-        loop.forwards = self._heard.forwards
         if torch.is_grad_enabled():
             loop.call = module, args, kwargs, autocast_now() if autocast_on() else ()
         kept = loop.captured is not None or loop.capture_next
         self._ask(self._of("forward", kept, self._between), module, args, kwargs, output)
-        self._cost.add(time.perf_counter() - began)
+        if self._cost.timed:
+            self._cost.add(time.thread_time() - began)
 
     def _before_step(self, place: int, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        began = time.perf_counter()
-        self._first = self._first or began
+        self._first = self._first or time.perf_counter()
+        began = time.thread_time() if self._cost.timed else 0.0
         closure = len(args) > 1 or bool(kwargs)  # args[0] is the optimizer
         closure = closure and any(callable(given) for given in (*args[1:], kwargs.get("closure")))
-        moment = Moment(optimizer, place, self._steps[place], closure, 0, self._loop.held[place])
+        moment = Moment(optimizer, place, self._loop.taken[place], closure, 0, self._loop.held[place])
         self._moments[place] = moment
         self._heard.renew()
         try:
@@ -238,7 +247,8 @@ class Watch:
                 self._judge(moment)
                 return None
         finally:
-            self._cost.add(time.perf_counter() - began)
+            if self._cost.timed:
+                self._cost.add(time.thread_time() - began)
         followed = partial(self._followed, moment)
         return (args[0], *map(followed, args[1:])), {n: followed(v) if n == "closure" else v for n, v in kwargs.items()}
 
@@ -251,12 +261,13 @@ class Watch:
         def closure(*args: Any, **kwargs: Any) -> Any:
             loss = given(*args, **kwargs)
             if moment.closure and self._report is None:
-                began = time.perf_counter()
+                began = time.thread_time()
                 moment.closure = False
                 try:
                     self._judge(moment)
                 finally:
-                    self._cost.add(time.perf_counter() - began)
+                    if self._cost.timed:
+                        self._cost.add(time.thread_time() - began)
             return loss
 
         return closure
@@ -265,7 +276,7 @@ class Watch:
         moment = self._moments.pop(place, None)
         if moment is None:
             return
-        began = time.perf_counter()
+        began = time.thread_time() if self._cost.timed else 0.0
         loop = self._loop
         try:
             if moment.closure:  # the optimizer never called it
@@ -274,17 +285,53 @@ class Watch:
             self._ask(self._of("after_step", kept, moment.between and loop.between(step + 1)), moment)
         finally:
             loop.call = None
-            self._last = time.perf_counter()
-            self._cost.add(self._last - began)
-        self._steps[place] += 1
-        self._forwards[place] = loop.applied = loop.forwards
-        if self._steps[place] > loop.step:
-            loop.step = self._steps[place]
-            looked = loop.looked(loop.step)
-            loop.capture_next = loop.capture_next or looked
-            self._between = loop.between(loop.step)
-            self._cost.turn(loop.step - loop.first, looked)
+            if self._cost.timed:
+                self._cost.add(time.thread_time() - began)
+        self._advance(place)
+        if loop.between(step + 1):
+            loop.betweens[place].prepare(self._asked_between(), loop.next_look(step + 1))
+            loop.so_far.brief = self._heard.alone and self._between and self._brief
         loop.stop_if_strict()
+
+    def _asked_between(self) -> list[Check]:
+        """The checks that are asked in a step between two looks, by those that are on duty."""
+        if self._between_checks is None:
+            calls = [call for moment in ("look", "before_step", "after_step") for call in self._of(moment, False, True)]
+            checks = {id(check): check for call in calls if (check := call.__self__)}  # type: ignore[attr-defined]
+            self._between_checks = [*checks.values()]
+            told = [call.__self__ for call in self._of("forward", False, True)]  # type: ignore[attr-defined]
+            self._brief = all(check.heard for check in told)
+        return self._between_checks
+
+    def _ended(self, place: int) -> None:
+        """After a step in which only few numbers were read; at the last one before a look, what that compares is noted."""
+        loop, step = self._loop, self._loop.taken[place]
+        if step + 1 == loop.betweens[place].until:
+            moment = Moment(loop.optimizers[place], place, step, False, 0, loop.held[place], between=True)
+            asked = self._of("after_step", False, True)
+            self._ask([call for call in self._of("after_step", False, False) if call not in asked], moment)
+        self._advance(place)
+
+    def _advance(self, place: int) -> None:
+        """A step was taken."""
+        loop = self._loop
+        loop.taken[place] = step = loop.taken[place] + 1
+        self._forwards[place] = loop.applied = loop.forwards
+        loop.so_far.untold = 0
+        self._last = time.perf_counter()
+        if step <= loop.step:
+            return
+        loop.step = step
+        if step < self._until:
+            self._cost.turn(Kind.BETWEEN)
+            return
+        looked = loop.looked(step)
+        loop.so_far.brief = False
+        loop.capture_next = loop.capture_next or looked
+        self._between = loop.between(step)
+        self._until = loop.next_look(step)
+        kind = Kind.START if step - loop.first < DENSE else Kind.LOOK if looked else Kind.TURN
+        self._cost.turn(Kind.BETWEEN if self._between else kind)
 
     def _judge(self, moment: Moment) -> None:
         loop = self._loop
@@ -365,9 +412,10 @@ class Watch:
             self._loop.broke(check, "the frame of the guards", error)
 
     def _tell(self, logged: Mapping[str, Any]) -> None:
-        began = time.perf_counter()
+        began = time.thread_time() if self._cost.timed else 0.0
         self._ask(self._log_calls, logged)
-        self._cost.add(time.perf_counter() - began)
+        if self._cost.timed:
+            self._cost.add(time.thread_time() - began)
         self._loop.stop_if_strict()
 
     def _on_duty(self, moment: str) -> list[Callable[..., None]]:
@@ -438,6 +486,7 @@ def _at_exit() -> None:
 
 
 atexit.register(_at_exit)
+look_through()
 
 
 def watch(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching.checks.finite import Finite
-from karat.invariants.runtime.watching.cost import FRAME, TIMED, Cost
-from karat.invariants.runtime.watching.loop import APART, DENSE, SETTLED, turn
+from karat.invariants.runtime.watching.cost import FRAME, TIMED, Cost, Kind
+from karat.invariants.runtime.watching.loop import APART, LATER, SETTLED, WIDE, turn
 from karat.invariants.runtime.watching.reduction import A_TURN, LEAST_NUMBERS, MOST_TENSORS, Turns, part
 from karat.invariants.runtime.watching.transfer import numbers_of
 
@@ -72,6 +72,8 @@ def test_the_same_steps_are_looked_at_in_every_run() -> None:
     assert [s for s in range(300) if loop.looked(s)] == [*range(3), *range(8, 65, 8), 100, 128, 200, 256]
     assert not any(loop.between(s) for s in range(SETTLED + 1))
     assert [s for s in range(SETTLED, 76) if not loop.between(s)] == [64, 72]
+    assert [s for s in range(LATER, 400) if not loop.between(s)] == [256, 288, 300, 320, 352, 384]
+    assert [loop.next_look(s) for s in (3, 64, 65, 289)] == [3, 64, 72, 300]
     assert not any(loop.between(s) for s in range(300) if loop.looked(s))
     guards.finish()
 
@@ -80,7 +82,11 @@ def test_what_takes_turns_meets_everything_though_it_is_asked_at_every_eighth_st
     for count in (2, 3, 4, 8, 12):
         met = {turn(s) % count for s in range(SETTLED, SETTLED + APART * count, APART)}
         assert met == set(range(count))
+        met = {turn(s) % count for s in range(LATER, LATER + WIDE * count, WIDE)}
+        assert met == set(range(count))
     assert [turn(s) for s in range(SETTLED + 1)] == list(range(SETTLED + 1))
+    turns = [turn(s) for s in range(2000)]
+    assert turns == sorted(turns) and turn(LATER + WIDE) == turn(LATER) + 1 == turn(LATER - 1) + 2
 
 
 @pytest.mark.parametrize("at", [SETTLED, SETTLED + 1, SETTLED + 3])
@@ -139,26 +145,32 @@ def test_numbers_come_over_as_they_are() -> None:
 
 def test_the_cost_of_a_step_is_that_after_the_first_ones() -> None:
     cost = Cost()
-    for taken in range(400):
-        cost.add(50.0 if taken < DENSE else 3e-6)
+    for kind in [Kind.START] * 2 + [Kind.TURN] * 397:
         if cost.timed:
-            cost.take("a check", 7.0 if taken < DENSE else 1e-6)
-        cost.turn(taken + 1, False)
+            start = cost._kind is Kind.START
+            cost.add(50.0 if start else 3e-6)
+            cost.take("a check", 7.0 if start else 1e-6)
+        cost.turn(kind)
     assert cost.start == 150.0
     assert cost.of_a_step() == pytest.approx({"a check": 1.0, FRAME: 2.0}, rel=1e-6)
 
 
-def test_a_rare_step_is_counted_once_and_a_plain_one_stands_for_those_between() -> None:
+def test_a_step_that_is_timed_stands_for_those_of_its_kind() -> None:
     cost = Cost()
-    for taken in range(DENSE + 4 * TIMED):
-        rare = taken == 50
-        cost.add(1.0)
+    of_each = 4 * TIMED[Kind.BETWEEN]
+    timed = 0
+    for n in range(of_each):
+        kind = Kind.LOOK if n == 50 else Kind.BETWEEN
+        cost.turn(kind)
+        timed += cost.timed
         if cost.timed:
-            cost.take("rare" if rare else "plain", 1.0)
-        cost.turn(taken + 1, taken + 1 == 50)
+            cost.add(1.0)
+            cost.take(kind.name, 1.0)
+    cost.turn(Kind.BETWEEN)
     shares = cost.of_a_step()
-    assert shares["rare"] == pytest.approx(1e6 / (4 * TIMED))
-    assert shares["plain"] == pytest.approx(1e6 * (1 - 1 / (4 * TIMED)))
+    assert timed == 5
+    assert shares["LOOK"] == pytest.approx(1e6 / of_each)
+    assert shares["BETWEEN"] == pytest.approx(1e6 * (1 - 1 / of_each))
     assert Cost().of_a_step() == {}
 
 
@@ -172,9 +184,9 @@ def test_a_check_that_raises_between_leaves_the_others_on_duty(monkeypatch: pyte
 
     monkeypatch.setattr(Finite, "before_step", before_step)
     guards._list()
-    step(model, optimizer)
+    step(model, optimizer)  # after a change of duties all are asked
     assert "its check raised" in guards.not_checked["finite"] and "lost" in guards.not_checked["finite"]
-    checks = guards._loop.tallies["RUN-11"].checks
     step(model, optimizer)
-    assert guards._loop.tallies["RUN-11"].checks == checks + 1
-    assert "finite" in guards.finish().not_checked
+    report = guards.finish()
+    assert [g.checks for g in report if g.invariant == "RUN-11"] == [SETTLED + 3]
+    assert "finite" in report.not_checked

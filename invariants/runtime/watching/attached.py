@@ -1,11 +1,14 @@
 """The schedulers and the loss scaler of a loop, as its caller gave them or as they are found among the living objects.
 
-They are found once, before the first step: `gc.get_referrers` of their classes takes about 40 ms. They are held weakly.
+They are found once, before the first step, and held weakly. To go through all living objects takes about 40 ms, so that is
+done when `watch` is imported; from then on the reference counts of the classes, each of which rises by one with each
+object made, tell whether there is any to be found, and mostly it is among the youngest.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -101,7 +104,7 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
     """The schedulers and scalers given, and those that live."""
     own = [bare(o) for o in optimizers]
     classes = {*subclasses(Scheduler), *subclasses(torch.amp.GradScaler)}
-    living = [o for o in gc.get_referrers(*classes) if type(o) in classes]
+    living = objects_of(classes)
     given = [inner(s) for s in (scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]) if s is not None]
     found = Attached()
     every = {id(s): s for s in [*given, *(o for o in living if isinstance(o, Scheduler))]}
@@ -120,6 +123,38 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
         Stranger(weakref.ref(s), s._per_optimizer_states, set(s._per_optimizer_states)) for s in strange
     ]
     return found
+
+
+def objects_of(classes: set[type]) -> list[Any]:
+    """The living objects of these very classes."""
+    counts = _counts(classes)
+    known = [o for held in _KNOWN if (o := held()) is not None and type(o) in classes]
+    if counts.keys() <= _COUNTED.keys():
+        made = sum(max(0, count - _COUNTED[key]) for key, count in counts.items())
+        young = [o for generation in (0, 1) for o in gc.get_objects(generation) if type(o) in classes]
+        found = {id(o): o for o in (*known, *young)}
+        if len(found) >= made:
+            return [*found.values()]
+    return look_through(classes)
+
+
+def look_through(classes: set[type] | None = None) -> list[Any]:
+    """As `objects_of`, among all objects there are; from now on those made later are counted. None: of all schedulers and
+    scalers."""
+    kinds = {*subclasses(Scheduler), *subclasses(torch.amp.GradScaler)} if classes is None else classes
+    living = [o for o in gc.get_referrers(*kinds) if type(o) in kinds]
+    _KNOWN[:] = [weakref.ref(o) for o in living]
+    _COUNTED.clear()
+    _COUNTED.update(_counts(kinds))
+    for o in living:
+        _COUNTED[id(type(o))] -= 1
+    return living
+
+
+def _counts(classes: set[type]) -> dict[int, int]:
+    """Identity of a class -> references to it, but for names in the script that is run."""
+    named = [id(value) for value in vars(sys.modules["__main__"]).values() if isinstance(value, type)]
+    return {id(kind): sys.getrefcount(kind) - named.count(id(kind)) for kind in classes}
 
 
 def bare(optimizer: Any) -> Any:
@@ -151,3 +186,9 @@ def subclasses(kind: type) -> set[type]:
     for child in children:
         found |= subclasses(child)
     return found
+
+
+_KNOWN: list[weakref.ref[Any]] = []
+"""The schedulers and scalers that lived when all objects were last looked through."""
+_COUNTED: dict[int, int] = {}
+"""`_counts` of their classes then, less one for each of them."""

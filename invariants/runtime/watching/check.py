@@ -74,6 +74,10 @@ class Check:
     """Asked in every step at the start, and from the 64th on in every eighth; after_step also before those."""
     of_rates: bool = False
     """Left out between those steps where no rate changed."""
+    heard: bool = False
+    """Whether between two looks it need not be asked: by `Loop.stir` it says what it hears, and between.py reads the rest."""
+    heard_rules: tuple[Rule, ...] = ()
+    """Those that are judged so."""
 
     def start(self, loop: Loop) -> None:
         """When attached. `loop.not_checked(rule, why)` says what cannot be decided here; `loop.off(self)` ends it."""
@@ -91,6 +95,15 @@ class Check:
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         """Before a step, with the answers; a FAIL ends a strict run here, before anything changed."""
+
+    def quick(self, loop: Loop, place: int, step: int) -> bool:
+        """Before a step between two looks: whether there is nothing to look into, told in about a microsecond; see
+        between.py. A check that is not `heard` and does not override it is asked in full in every step."""
+        raise NotImplementedError
+
+    def quick_rates(self, loop: Loop, place: int, step: int, rates: list[float]) -> bool:
+        """As `quick`, of a check `of_rates`, where the rates of the groups are not those of the step before."""
+        raise NotImplementedError
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         """After a step; what is asked for here is answered before the next one."""

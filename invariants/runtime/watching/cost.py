@@ -1,59 +1,70 @@
-"""What the guards cost a loop: seconds by check, the first steps apart from all later ones.
+"""What the guards cost a loop: seconds of CPU of its thread, by check, the first steps apart from all later ones.
 
-In most steps only the whole is timed. Each check is timed in the steps that look at more than others, all of them, and in
-one of TIMED others, which stands for those between.
+Steps are of a kind, by how much is looked at in them, and some of each kind are timed and stand for the others. What hooks
+of autograd take inside the backward pass is not in it.
 """
 
 from __future__ import annotations
 
-from karat.invariants.runtime.watching.loop import DENSE
+from enum import IntEnum
 
-TIMED = 31
-"""Of no common factor with the turns that checks take, so that each kind of step is met."""
+
+class Kind(IntEnum):
+    """START: the first steps; LOOK: the outputs too; TURN: all that is asked in most steps; BETWEEN: quick questions."""
+
+    START = 0
+    LOOK = 1
+    TURN = 2
+    BETWEEN = 3
+
+
+TIMED = {Kind.START: 1, Kind.LOOK: 1, Kind.TURN: 3, Kind.BETWEEN: 31}
+"""Of so many steps of a kind one is timed; of no common factor with the turns that checks take."""
 FRAME = "frame"
 """What is not inside any check: the hooks themselves and the transfer."""
 
 
 class Cost:
-    """start: seconds in the first steps; whole: in all later ones. timed: whether this step is timed check by check."""
+    """timed: whether the step that is under way is timed."""
 
     def __init__(self) -> None:
-        self.start = self.whole = 0.0
         self.timed = True
-        self._first = True
-        self._rare = False
-        self._steps = self._plain = self._sampled = 0
-        self._of_rare: dict[str, float] = {}
-        self._of_plain: dict[str, float] = {}
+        self._kind = Kind.START
+        self._steps = dict.fromkeys(Kind, 0)
+        self._sampled = dict.fromkeys(Kind, 0)
+        self._whole = dict.fromkeys(Kind, 0.0)
+        self._checks: dict[Kind, dict[str, float]] = {kind: {} for kind in Kind}
 
-    def turn(self, taken: int, rare: bool) -> None:
-        """A step begins, after so many. rare: it looks at more than most."""
-        if not self._first:
-            self._steps += 1
-            self._plain += not self._rare
-            self._sampled += self.timed and not self._rare
-        self._first, self._rare = taken < DENSE, rare
-        self.timed = rare or taken % TIMED == TIMED // 2
+    @property
+    def start(self) -> float:
+        """Seconds that the first steps took, with all that is looked for once."""
+        return self._whole[Kind.START]
+
+    def turn(self, kind: Kind) -> None:
+        """A step is over, and one of a kind begins."""
+        self._steps[self._kind] += 1
+        self._sampled[self._kind] += self.timed
+        self._kind = kind
+        self.timed = self._steps[kind] % TIMED[kind] == 0
 
     def add(self, seconds: float) -> None:
-        """Takes what one hook took."""
-        if self._first:
-            self.start += seconds
-        else:
-            self.whole += seconds
+        """Takes what one hook took in a step that is timed."""
+        self._whole[self._kind] += seconds
 
     def take(self, name: str, seconds: float) -> None:
-        """Takes what one check took in a step that is timed."""
-        if not self._first:
-            table = self._of_rare if self._rare else self._of_plain
-            table[name] = table.get(name, 0.0) + seconds
+        """Takes what one check took of it."""
+        table = self._checks[self._kind]
+        table[name] = table.get(name, 0.0) + seconds
 
     def of_a_step(self) -> dict[str, float]:
         """Check -> microseconds of a step after the first ones, the most expensive first; empty where none was taken."""
-        if not self._steps:
-            return {}
-        weight = self._plain / self._sampled if self._sampled else 0.0
-        names = {**self._of_plain, **self._of_rare}
-        sums = {n: self._of_rare.get(n, 0.0) + weight * self._of_plain.get(n, 0.0) for n in names}
-        sums[FRAME] = max(0.0, self.whole - sum(sums.values()))
-        return {n: 1e6 * s / self._steps for n, s in sorted(sums.items(), key=lambda pair: -pair[1])}
+        kinds = [kind for kind in Kind if kind is not Kind.START and self._sampled[kind]]
+        steps = sum(self._steps[kind] for kind in kinds)
+        shares: dict[str, float] = {}
+        for kind in kinds:
+            each = 1e6 * self._steps[kind] / self._sampled[kind] / steps
+            for name, seconds in self._checks[kind].items():
+                shares[name] = shares.get(name, 0.0) + each * seconds
+            rest = self._whole[kind] - sum(self._checks[kind].values())
+            shares[FRAME] = shares.get(FRAME, 0.0) + each * max(0.0, rest)
+        return dict(sorted(shares.items(), key=lambda pair: -pair[1]))

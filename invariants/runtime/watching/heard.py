@@ -17,17 +17,20 @@ from karat.invariants.runtime.watching.captured import replaying
 from karat.invariants.runtime.watching.interrupts import from_signal
 
 if TYPE_CHECKING:
+    from karat.invariants.runtime.watching.between import Between
     from karat.invariants.runtime.watching.check import Check
     from karat.invariants.runtime.watching.loop import Loop
 
 TRACING = ("FakeTensorMode", "ProxyTorchDispatchMode", "FunctionalTensorMode")
+
+_compiling = torch.compiler.is_compiling
 
 
 def unheard() -> bool:
     """Whether a forward is none of the loop's: compiled, exported, traced, of a functional transform (vmap, grad), of the
     guards, or done again in a backward pass."""
     return (
-        torch.compiler.is_compiling()
+        _compiling()
         or replaying()
         or torch._C._current_graph_task_id() != -1
         or torch._C._get_tracing_state() is not None
@@ -67,15 +70,23 @@ class Shield:
     does a step that several threads take at once. While the step is compiled the hooks are left out: compiled code has
     none of them."""
 
-    def __init__(self, broke: Callable[[Exception], None]) -> None:
-        self._broke, self._thread = broke, 0
+    def __init__(self, broke: Callable[[Exception], None], between: Between) -> None:
+        self._broke, self._thread, self._between = broke, 0, between
 
     def before(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """The hook before the step."""
 
+        between = self._between
+
         def step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if _compiling():
                 return None
+            try:
+                if between.before(optimizer, args, kwargs):
+                    return None
+            except Exception as error:
+                if from_signal(error):
+                    raise
             thread = threading.get_ident()
             if self._thread and self._thread != thread:
                 self._broke(RuntimeError("optimizer.step is called by several threads at once"))
@@ -87,11 +98,16 @@ class Shield:
     def after(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """The hook after it."""
 
+        between = self._between
+
         def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            if torch.compiler.is_compiling():
+            if _compiling():
                 return
             self._thread = 0
-            self._safely(hook, optimizer, args, kwargs)
+            if between.quiet:
+                self._safely(between.after)
+            else:
+                self._safely(hook, optimizer, args, kwargs)
 
         return stepped
 

@@ -29,7 +29,9 @@ DENSE = 3
 """First steps, in which everything is looked at."""
 SETTLED, APART = 64, 8
 """From this step on the checks that are `spaced` are asked at every eighth."""
-SPACED = f"every step, from step {SETTLED} on every {APART}th"
+LATER, WIDE = 256, 32
+"""And from this one on at every 32nd."""
+SPACED = f"every step, from step {SETTLED} on every {APART}th, from {LATER} on every {WIDE}nd"
 LIGHT = 8
 """Until SETTLED the outputs are looked at in every so many steps, which takes a few passes over them."""
 OUTPUTS_ARE_LOOKED_AT = f"first steps, every {LIGHT}th to step {SETTLED}, then at powers of two, every K"
@@ -37,6 +39,20 @@ OUTPUTS_ARE_LOOKED_AT = f"first steps, every {LIGHT}th to step {SETTLED}, then a
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[tuple[str, torch.dtype], ...]]
 """Module, arguments and autocast of a forward."""
+
+
+@dataclass(slots=True)
+class Forwards:
+    """The forwards of a loop, as the hooks on its modules see them, which hold nothing else of the loop.
+
+    count: those in which gradients were on: of the model, or of the part that was called most often. call: the last of them
+    since the last step. brief: whether checks are told of none but these; untold: how many they were not told of since then.
+    """
+
+    count: int = 0
+    call: Call | None = None
+    brief: bool = False
+    untold: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +66,9 @@ class Held:
 
 def turn(step: int) -> int:
     """Counts the steps in which checks that are `spaced` are asked."""
-    return step if step < SETTLED else SETTLED + (step - SETTLED) // APART
+    if step < SETTLED:
+        return step
+    return SETTLED + (min(step, LATER) - SETTLED) // APART + max(0, step - LATER) // WIDE
 
 
 class Loop:
@@ -71,17 +89,20 @@ class Loop:
         """The next step; the first that was watched: other than 0 where a run was resumed."""
         self.early = False
         """Whether the run ended before its declared total: on purpose, or by an exception of the loop's own."""
-        self.forwards = 0
-        self.call: Call | None = None
-        """The last forward with gradients since the last step."""
+        self.so_far = Forwards()
         self.applied = 0
         """How many forwards there had been when the last step was taken."""
         self.always: dict[int, list[int]] = {}
         """Of each optimizer the indices of gradients whose norms are read at every step; see checks/freshness.py."""
+        self.anchors: dict[int, list[Any]] = {}
+        """Of each optimizer the parameters whose gradients are followed from step to step; see checks/freshness.py."""
+        self.taken = [first] * len(self.optimizers)
+        """Steps of each optimizer so far."""
+        self.betweens: list[Any] = []
+        """What is asked between two looks, of each optimizer; see between.py."""
         self.captured: Captured | None = None
         """The forward of this step, in the steps in which it is kept; see capture.py."""
-        self.capture_next = True
-        """Set by a check that wants the next forward to be kept."""
+        self._capture_next = True
         self.violations: list[Violation] = []
         self.suppressed: list[Violation] = []
         self.unchecked: dict[str, str] = {}
@@ -113,12 +134,38 @@ class Loop:
     def forget(self) -> None:
         """Lets go of the model, the optimizers and all tensors."""
         self.model, self.optimizers, self.held = nn.Module(), (), []
-        self.parameters, self.names, self.always = {}, {}, {}
+        self.parameters, self.names, self.always, self.anchors = {}, {}, {}, {}
         self.scheduler = self.scaler = self.ema = None
         self.replicas = ()
         self.attached = Attached()
         self.transfer.clear()
         self.captured = self.call = None
+        self.betweens = []
+
+    @property
+    def forwards(self) -> int:
+        """Forwards so far in which gradients were on."""
+        return self.so_far.count
+
+    @property
+    def call(self) -> Call | None:
+        """The last forward with gradients since the last step."""
+        return self.so_far.call
+
+    @call.setter
+    def call(self, call: Call | None) -> None:
+        self.so_far.call = call
+
+    @property
+    def capture_next(self) -> bool:
+        """Set by a check that wants the next forward to be kept."""
+        return self._capture_next
+
+    @capture_next.setter
+    def capture_next(self, wanted: bool) -> None:
+        self._capture_next = wanted
+        if wanted:
+            self.so_far.brief = False
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Those that ask for a gradient and are not declared frozen."""
@@ -133,9 +180,21 @@ class Loop:
         """Whether the outputs are looked at in this step: in the first few, every 8th to 64, at powers of two, every K."""
         return (step % LIGHT == 0 and (step <= SETTLED or step & (step - 1) == 0)) or self.dense(step)
 
+    def stir(self) -> None:
+        """Has all checks asked in full at the next step."""
+        self.so_far.brief = False
+        for between in self.betweens:
+            between.until = 0
+
+    def next_look(self, step: int) -> int:
+        """The first step from this one on in which more is asked than between two looks."""
+        while self.between(step):
+            step += 1
+        return step
+
     def between(self, step: int) -> bool:
         """Whether the checks that are `spaced` are left out in this step."""
-        return step >= SETTLED and step % APART != 0 and not self.looked(step)
+        return step >= SETTLED and step % (APART if step < LATER else WIDE) != 0 and not self.looked(step)
 
     # -- what checks say ----------------------------------------------------------------------------------------------
 

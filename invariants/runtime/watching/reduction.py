@@ -1,9 +1,10 @@
 """The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
 
 Small models are looked at whole, every step. Of larger ones an eighth, but at least LEAST_NUMBERS and at most MOST_NUMBERS
-elements, of A_TURN gradients are looked at in a step, in turn. From step SETTLED on that is done in every eighth step, and
-between them a few are looked at: the first small one, for what is not finite spreads upstream in a backward, and those
-that RUN-11 follows. In the first steps, every K, and when a limit on the whole norm was declared, all of them are.
+elements, of A_TURN gradients are looked at in a step, in turn. From step SETTLED on that is done in every eighth step, later
+in every 32nd, and between them a few are looked at: the first small one, for what is not finite spreads upstream in a
+backward, and those that RUN-11 follows. In the first steps, every K, and when a limit on the whole norm was declared, all
+of them are.
 """
 
 from __future__ import annotations

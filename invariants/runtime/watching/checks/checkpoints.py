@@ -41,6 +41,7 @@ FAIL, WARN = Severity.FAIL, Severity.WARN
 class Checkpoints(Check):
     rules = (RESUME, CHECKPOINT, POSITION)
     interval = "when guards.checkpoint(…) is called"
+    heard = True
 
     def __init__(self) -> None:
         self._evaluations = Evaluations()
@@ -48,12 +49,12 @@ class Checkpoints(Check):
         self._load: Loaded | None = None
         self._reloaded = False
         self._first = self._offset = 0
-        self._steps: dict[int, int] = {}
+        self._loop: weakref.ref[Loop] | None = None
         self._expected: float | None = None
         self._position = -math.inf
 
     def start(self, loop: Loop) -> None:
-        self._first = loop.step
+        self._first, self._loop = loop.step, weakref.ref(loop)
         why = "guards.checkpoint(state) was not called"
         loop.not_checked(CHECKPOINT, why)
         loop.not_checked(RESUME, why + " for what was read; resume_parity(make, step) tries it out")
@@ -66,7 +67,6 @@ class Checkpoints(Check):
             self._judge_load(loop, moment.step, self._load)
             self._load = None
         self._reloaded = False
-        self._steps[moment.index] = moment.step - self._first + 1  # once it is taken
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         if "checkpoint" in logged:
@@ -177,7 +177,8 @@ class Checkpoints(Check):
         taken = loop.step + self._offset
         if loss is not None and self._stale(loop, recorded, float(loss), taken):
             return
-        counted = {taken, taken - 1, *self._steps.values(), *(n - 1 for n in self._steps.values())}
+        each = [count - self._first for count in loop.taken]
+        counted = {taken, taken - 1, *each, *(n - 1 for n in each)}
         if recorded is not None and recorded < taken - 1 and recorded not in counted:
             _say(
                 loop, CHECKPOINT, max(0, loop.step - 1), FAIL if explicit else WARN,
@@ -223,6 +224,9 @@ class Checkpoints(Check):
     def took(self, loaded: Loaded) -> None:
         """After a load_state_dict; judged before the next step, so that a second try may do better."""
         self._load, self._reloaded = loaded, True
+        loop = self._loop() if self._loop is not None else None
+        if loop is not None:
+            loop.stir()
 
     def finish(self, loop: Loop) -> None:
         if self._load is not None and self._load.own:

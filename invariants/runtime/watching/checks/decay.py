@@ -48,6 +48,19 @@ class Decay(Check):
         if loop.spec.restarts == "any":
             loop.not_checked(DECAY, 'Spec.restarts = "any": rises are meant throughout')
 
+    def quick_rates(self, loop: Loop, place: int, step: int, rates: list[float]) -> bool:
+        """Rates that fall are only noted."""
+        for group, rate in enumerate(rates):
+            history = self._histories.get((place, group))
+            if history is None or history.last is None or not rate <= history.last:
+                return False
+        for group, rate in enumerate(rates):
+            history = self._histories[place, group]
+            if rate != history.last:
+                history.take(step, rate)
+        self._last[place] = tuple(rates)
+        return True
+
     def before_step(self, loop: Loop, moment: Moment) -> None:
         step, own, moved = moment.step, moment.index, False
         if moment.rates == self._last.get(own):

@@ -25,6 +25,7 @@ from karat.invariants.runtime.watching.reduction import is_finite
 
 class Finite(Check):
     rules = (RULE,)
+    heard, heard_rules = True, (RULE,)
 
     def __init__(self) -> None:
         self._losses: dict[str, float] = {}
@@ -50,9 +51,9 @@ class Finite(Check):
         self._losses = {}
         for name, value in given.items():
             if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
-                loop.transfer.ask([value.detach().reshape(()).float()], partial(self._keep, name))
+                loop.transfer.ask([value.detach().reshape(()).float()], partial(self._keep, name, loop=loop))
             elif isinstance(value, (int, float)):
-                self._losses[name] = float(value)
+                self._keep(name, [float(value)], loop)
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if moment.scaled:
@@ -105,8 +106,10 @@ class Finite(Check):
     def drop(self) -> None:
         self._losses = {}
 
-    def _keep(self, name: str, numbers: list[float]) -> None:
+    def _keep(self, name: str, numbers: list[float], loop: Loop) -> None:
         self._losses[name] = numbers[0]
+        if not math.isfinite(numbers[0]):
+            loop.stir()
 
     def _judge_losses(self, loop: Loop, step: int, losses: Mapping[str, float]) -> None:
         bad = {name: value for name, value in losses.items() if not math.isfinite(value)}

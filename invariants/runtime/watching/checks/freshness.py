@@ -13,12 +13,13 @@ from typing import Any
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run11_gradient_fresh import RULE
-from karat.invariants.runtime.watching.anchors import Anchor, called, fit, no_change, split
+from karat.invariants.runtime.watching.anchors import Anchor, before_added, called, fit, split
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import spoken
 from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Held, Loop
 from karat.invariants.runtime.watching.naming import compiled
+from karat.invariants.runtime.watching.reduction import SMALL
 from karat.invariants.runtime.watching.unsaved import after_forward
 
 MOST_ANCHORS = 3
@@ -32,11 +33,13 @@ BEFORE = "gradients from before the first step are left: what it applies is thei
 
 class Freshness(Check):
     rules = (RULE,)
+    heard, heard_rules = True, (RULE,)
 
     def __init__(self) -> None:
         self._anchors: dict[int, list[Anchor]] = {}
         self._answers: dict[int, list[float]] = {}
         self._empty: dict[int, int] = {}
+        self._empty_at: dict[int, int] = {}
         self._applied: set[int] = set()
         """Optimizers that have applied some gradient."""
         self._read = 0
@@ -48,7 +51,7 @@ class Freshness(Check):
         self._read = loop.renamed
         for place, held in enumerate(loop.held):
             self._choose(place, held, range(len(held)))
-            loop.always[place] = [anchor.place for anchor in self._anchors[place]]
+            self._follow(loop, place)
         self._count(loop)
 
     def look(self, loop: Loop, moment: Moment) -> None:
@@ -114,7 +117,7 @@ class Freshness(Check):
         if (blind or not anchors) and moment.grads:
             self._forget(moment.index)
             self._choose(moment.index, moment.held, moment.grads)
-            loop.always[moment.index] = [anchor.place for anchor in self._anchors[moment.index]]
+            self._follow(loop, moment.index)
             for anchor in self._anchors.get(moment.index, []):
                 anchor.renew()
 
@@ -163,7 +166,9 @@ class Freshness(Check):
         else:
             empty = backwards > 0 or (alone and moment.forwards > 0)
         empty = empty and any(h.parameter.requires_grad and h.name for h in moment.held)
-        self._empty[moment.index] = self._empty.get(moment.index, 0) + 1 if empty else 0
+        in_a_row = self._empty_at.get(moment.index) == moment.step - 1
+        self._empty[moment.index] = (self._empty.get(moment.index, 0) if in_a_row else 0) + 1 if empty else 0
+        self._empty_at[moment.index] = moment.step
         limit = EMPTY if alone and moment.index not in self._applied else SKIPPED
         if self._empty[moment.index] != limit:
             return
@@ -222,14 +227,20 @@ class Freshness(Check):
             places = {id(h.parameter): i for i, h in enumerate(held)}
             if any(id(anchor.parameter) not in places for anchor in self._anchors.get(place, ())):
                 self._forget(place)
-                loop.always[place] = []
+                self._follow(loop, place)
                 continue  # chosen after the step, among those that have a gradient
             for anchor in self._anchors.get(place, ()):
                 anchor.place = places[id(anchor.parameter)]
-            loop.always[place] = [anchor.place for anchor in self._anchors.get(place, ())]
+            self._follow(loop, place)
+
+    def _follow(self, loop: Loop, place: int) -> None:
+        """Tells the loop which are followed."""
+        loop.anchors[place] = self._anchors.get(place, [])
+        loop.always[place] = [anchor.place for anchor in loop.anchors[place]]
 
     def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
-        """The smallest parameter of the model, of those outside it, and of the last group."""
+        """The first small parameter of the model, of those outside it, and of the last group: what is not finite spreads
+        upstream in a backward, so that the first shows it."""
         able = [i for i in places if fit(held[i])]
         last = max((held[i].group for i in able), default=0)
         kinds = (
@@ -237,14 +248,14 @@ class Freshness(Check):
             [i for i in able if not held[i].name],
             [i for i in able if held[i].group == last and last],
         )
-        chosen = {min(kind, key=lambda i: held[i].parameter.numel()) for kind in kinds if kind}
+        chosen = {_first_small(held, kind) for kind in kinds if kind}
         anchors = [
             Anchor(held[i].name or "a parameter of the optimizer", held[i].parameter, i, []) for i in sorted(chosen)
         ]
         for anchor in anchors[:MOST_ANCHORS]:
             anchor.handles = [
-                anchor.parameter.register_hook(self._safe(partial(no_change, anchor))),  # type: ignore[no-untyped-call]
-                anchor.parameter.register_post_accumulate_grad_hook(self._safe(anchor.added)),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_hook(before_added(anchor, self._safe(anchor.arrives))),  # type: ignore[no-untyped-call]
+                anchor.parameter.register_post_accumulate_grad_hook(anchor.added),  # type: ignore[no-untyped-call]
             ]
         self._anchors[index] = anchors
 
@@ -252,3 +263,9 @@ class Freshness(Check):
         for anchor in self._anchors.pop(place, []):
             for handle in anchor.handles:
                 handle.remove()
+
+
+def _first_small(held: Sequence[Held], places: Sequence[int]) -> int:
+    """The first parameter that is small, else the smallest."""
+    small = next((i for i in places if held[i].parameter.numel() <= SMALL), None)
+    return min(places, key=lambda i: held[i].parameter.numel()) if small is None else small

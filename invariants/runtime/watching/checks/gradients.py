@@ -16,6 +16,8 @@ from karat.invariants.runtime.watching.reduction import Turns, norms, norms_of_u
 class Gradients(Check):
     """No rule of its own: fills `moment.norms`, `moment.missing` and `moment.whole` before any other check is asked."""
 
+    heard = True
+
     def __init__(self) -> None:
         self._read = -1
         self._turns: list[Turns] = []

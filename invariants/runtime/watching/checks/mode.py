@@ -52,6 +52,7 @@ class _Root:
 class Mode(Check):
     rules = (RULE,)
     interval = "every forward"
+    heard, heard_rules = True, (RULE,)
 
     def __init__(self) -> None:
         self._roots: dict[int, _Root] = {}
@@ -77,6 +78,8 @@ class Mode(Check):
                 root.trained += 1
             else:
                 root.in_eval += 1
+                root.trained += loop.so_far.untold
+                loop.stir()
         elif training:
             self._evaluated(loop, root, (args, kwargs))
 
@@ -84,6 +87,7 @@ class Mode(Check):
         """A forward without gradients in train mode: an evaluation, unless that is usual here, or one input is given again
         and again, for the dropout to be sampled."""
         step = loop.step
+        loop.stir()
         if root.occasions and root.occasions[-1] == step:
             if root.pending is not None and len(root.given) < MOST_GIVEN:
                 root.given.append(_mark(given))

@@ -66,6 +66,12 @@ class Rates(Check):
             self._find(loop)
         loop.rest(self, "forward")
 
+    def quick_rates(self, loop: Loop, place: int, step: int, rates: list[float]) -> bool:
+        past = self._past.get(place)
+        if past is None or loop.spec.lr_range is not None or past.worst < 0 or loop.spec.group_ratios:
+            return False
+        return 0 < min(rates) == max(rates) <= past.largest
+
     def look(self, loop: Loop, moment: Moment) -> None:
         if not self._looked:
             self._find(loop)

@@ -32,6 +32,7 @@ Seen = tuple[int, "weakref.ref[Tensor]"]
 
 class Repeats(Check):
     rules = (RULE,)
+    spaced = True
 
     def __init__(self) -> None:
         self._looked = False

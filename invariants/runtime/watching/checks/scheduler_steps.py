@@ -30,6 +30,20 @@ class SchedulerSteps(Check):
         self._first: dict[int, tuple[float, ...]] = {}
         self._moved: set[int] = set()
 
+    def quick(self, loop: Loop, place: int, step: int) -> bool:
+        for one in loop.attached.schedulers:
+            if id(one) in self._done:
+                continue
+            if one.drives is None:
+                if one.given or one.steps:
+                    return False
+            elif one.drives == place:
+                steps = one.steps
+                if steps - self._seen.get(id(one), 0) > 1:
+                    return False
+                self._seen[id(one)] = steps
+        return True
+
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if not loop.attached.schedulers and moment.step:
             loop.not_checked(RULE, "no scheduler of torch's kind was given or found")

@@ -1,0 +1,128 @@
+"""The steps between two looks: a few numbers are read, and where they are as they should be, that is all of the step.
+
+Such a step reads the rates, and of the anchors of the optimizer (see anchors.py) whether their gradients are fresh, finite
+and not zero. Whatever else a check hears between two looks, it says by `Loop.stir`; then, as where any of these numbers is
+not as it should be, all checks are asked in full.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from karat.invariants.run.rule import Rule
+from karat.invariants.runtime.watching.anchors import Anchor
+from karat.invariants.runtime.watching.check import Check
+from karat.invariants.runtime.watching.cost import Cost
+from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.reduction import SMALL
+
+Ended = Callable[[int], None]
+
+
+class Between:
+    """Of one optimizer, in one list of attributes, for each costs something in a step whose memory is cold.
+
+    until: the step at which all checks are asked again; 0: at the next. quiet: whether the step under way is left to this.
+    """
+
+    __slots__ = (
+        "_anchors", "_cost", "_count", "_ended", "_falls", "_loop", "_questions", "_rates", "_rules", "place", "quiet", "until"
+    )  # fmt: skip
+
+    def __init__(self, loop: Loop, place: int, cost: Cost, ended: Ended) -> None:
+        self._loop, self.place, self._cost, self._ended = loop, place, cost, ended
+        self.until, self.quiet, self._count = 0, False, 0
+        self._rules: tuple[Rule, ...] = ()
+        self._anchors: tuple[Anchor, ...] = ()
+        self._questions: tuple[Callable[[Loop, int, int], bool], ...] = ()
+        self._falls: tuple[Callable[[Loop, int, int, list[float]], bool], ...] = ()
+        self._rates: list[float] = []
+
+    def prepare(self, checks: Iterable[Check], until: int) -> None:
+        """Before the first of such steps. checks: those that would be asked in them."""
+        self.tell()
+        loop = self._loop
+        anchors = loop.anchors.get(self.place, ())
+        rates = [group.get("lr") for group in loop.optimizers[self.place].param_groups]
+        every, of_rates = [c for c in checks if not c.of_rates], [c for c in checks if c.of_rates]
+        asked = [c for c in every if not c.heard]
+        able = all(type(c).quick is not Check.quick for c in asked)
+        if not able or not anchors or not all(type(rate) is float and rate for rate in rates):
+            return  # rates that are tensors change in place, and a rate of 0 is counted
+        self._anchors, self._rates, self.until = tuple(anchors), rates, until
+        self._questions = tuple(c.quick for c in asked)
+        self._rules = tuple(rule for c in every for rule in c.heard_rules)
+        falls = all(type(c).quick_rates is not Check.quick_rates for c in of_rates)
+        self._falls = tuple(c.quick_rates for c in of_rates) if falls else ()
+
+    def tell(self) -> None:
+        """Counts what was judged in such steps."""
+        for rule in self._rules:
+            self._loop.tallies[rule.id].checks += self._count
+        self._count = 0
+
+    def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> bool:
+        """Before a step: whether nothing more is to be asked."""
+        loop, place = self._loop, self.place
+        step = loop.taken[place]
+        if step >= self.until or len(args) != 1 or kwargs or loop.captured is not None:
+            return False
+        timed = self._cost.timed
+        began = time.thread_time() if timed else 0.0
+        last = self._rates
+        groups = optimizer.param_groups
+        if len(groups) != len(last):
+            return False
+        for k, group in enumerate(groups):
+            if group["lr"] != last[k]:
+                if not self._fall([g["lr"] for g in groups], step):
+                    return False
+                break
+        for anchor in self._anchors:
+            gradient = anchor.parameter.grad
+            if anchor.backwards != 1 or not anchor.cleared or anchor.left or anchor.measured or gradient is None:
+                return False
+            size = size_of(gradient)
+            if not 0 < size < math.inf or not anchor.parameter.requires_grad:
+                return False
+            anchor.applied = id(gradient), size
+        for ask in self._questions:
+            if not ask(loop, place, step):
+                return False
+        self.quiet = True
+        if timed:
+            self._cost.add(time.thread_time() - began)
+        return True
+
+    def _fall(self, rates: list[float], step: int) -> bool:
+        """Whether rates that changed did so as every check of them expects."""
+        if not self._falls or not all(type(rate) is float for rate in rates):
+            return False
+        for ask in self._falls:
+            if not ask(self._loop, self.place, step, rates):
+                return False
+        self._rates = rates
+        return True
+
+    def after(self) -> None:
+        """After such a step."""
+        self.quiet = False
+        self._count += 1
+        loop = self._loop
+        for anchor in self._anchors:
+            anchor.backwards, anchor.cleared, anchor.calls = 0, False, 0
+        loop.so_far.call = None
+        self._ended(self.place)
+
+
+def size_of(gradient: Tensor) -> float:
+    """The norm of a gradient; of one that is large, of its first numbers. 0 also of one that is too small for its square."""
+    if gradient.dim() == 1 and gradient.numel() <= SMALL and gradient.dtype is torch.float32:
+        return math.sqrt(torch.dot(gradient, gradient).item())
+    return float(torch.linalg.vector_norm(gradient if gradient.numel() <= SMALL else gradient.flatten()[:SMALL]))
