@@ -65,7 +65,6 @@ class Watch:
 
     def __init__(self, loop: Loop, checks: list[Check], declared: Declared, report: Path | None) -> None:
         self._loop, self._checks, self._declared, self._report_path = loop, checks, declared, report
-        self._forwards = [0] * len(loop.optimizers)
         self._moments: dict[int, Moment] = {}
         self._rates: list[list[Any] | None] = [None] * len(loop.optimizers)
         self._between = False
@@ -75,7 +74,7 @@ class Watch:
         self._report: WatchReport | None = None
         self._cost = Cost()
         loop.betweens = [Between(loop, n, self._cost, self._ended) for n in range(len(loop.optimizers))]
-        self._first = self._last = 0.0
+        self._first = 0.0
         self._outcome = "finished"
         for check in checks:
             for rule in check.rules:
@@ -316,9 +315,9 @@ class Watch:
         """A step was taken."""
         loop = self._loop
         loop.taken[place] = step = loop.taken[place] + 1
-        self._forwards[place] = loop.applied = loop.forwards
+        loop.forwards_at[place] = loop.applied = loop.forwards
         loop.so_far.untold = 0
-        self._last = time.perf_counter()
+        loop.ended = time.perf_counter()
         if step <= loop.step:
             return
         loop.step = step
@@ -335,7 +334,7 @@ class Watch:
 
     def _judge(self, moment: Moment) -> None:
         loop = self._loop
-        moment.forwards = loop.forwards - self._forwards[moment.index]
+        moment.forwards = loop.forwards - loop.forwards_at[moment.index]
         moment.between = between = loop.between(moment.step)
         rates: list[Any] = [group.get("lr") for group in moment.optimizer.param_groups]
         steady = between and rates == self._rates[moment.index]
@@ -444,7 +443,7 @@ class Watch:
             violations=tuple(self.violations), suppressed=tuple(loop.suppressed),
             guards=(*own, *(tally.summary() for tally in tallies)), not_checked=self.not_checked,
             cost=self._cost.of_a_step(), start_ms=self._cost.start * 1e3,
-            step_ms=1e3 * (self._last - self._first) / taken if taken else 0.0,
+            step_ms=1e3 * (loop.ended - self._first) / taken if taken else 0.0,
             fingerprint=dict(loop.fingerprint),
         )  # fmt: skip
 

@@ -114,11 +114,19 @@ class Between:
         """After such a step."""
         self.quiet = False
         self._count += 1
-        loop = self._loop
         for anchor in self._anchors:
             anchor.backwards, anchor.cleared, anchor.calls = 0, False, 0
-        loop.so_far.call = None
-        self._ended(self.place)
+        loop, place = self._loop, self.place
+        so_far, step = loop.so_far, loop.taken[place] + 1
+        so_far.call = None
+        if step >= self.until or step != loop.step + 1:
+            self._ended(place)
+            return
+        so_far.untold = 0
+        loop.taken[place] = loop.step = step
+        loop.forwards_at[place] = loop.applied = so_far.count
+        loop.ended = time.perf_counter()
+        self._cost.turn_between()
 
 
 def size_of(gradient: Tensor) -> float:

@@ -98,6 +98,10 @@ class Loop:
         """Of each optimizer the parameters whose gradients are followed from step to step; see checks/freshness.py."""
         self.taken = [first] * len(self.optimizers)
         """Steps of each optimizer so far."""
+        self.forwards_at = [0] * len(self.optimizers)
+        """How many forwards there had been when each took its last step."""
+        self.ended = 0.0
+        """When the last step ended, by time.perf_counter."""
         self.betweens: list[Any] = []
         """What is asked between two looks, of each optimizer; see between.py."""
         self.captured: Captured | None = None
