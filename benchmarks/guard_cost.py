@@ -3,12 +3,13 @@
 Three copies of a model train in one process, on one thread, in short blocks of steps that take turns: one with the guards,
 attached once, two without; the second of these is the control. All is CPU time of the process.
 
-`steady`: ratio of a block with guards to the bare block of its round, the median over the rounds and the range of the middle
-half, of steps from 64 on in which no more is looked at than usual. `over 500`: the same with everything else spread over
-500 steps: `start`, what steps 0 to 2 and the others up to 64 take beyond that, with the probes of step 0; `looks`, the
-looks at the outputs. The probes of step 500 belong to the next 500. `attach` happens once and is not in it: the call of
-watch, and its search for schedulers and scalers among the living objects, at the first forward. Where the control is off by
-more than the target, the verdict is noise.
+Steps are of a kind, by how much is looked at in them (watching/loop.py), and of each kind the median over the rounds is
+taken of what a step with guards takes beyond the bare one of its round. `steady`: that of the steps from 64 on in which the
+outputs are not looked at, those between two looks and those in which the checks take turns, each as often as it comes in
+500 steps; `middle half`, of the ratios of those between. `over 500`: the same with everything else spread over 500 steps:
+`start`, what steps 0 to 63 take, with the probes of step 0; `looks`, the looks at the outputs. The probes of step 500
+belong to the next 500. `attach` is the call of watch; it happens once and is not in it. Where the control is off by more
+than the target, the verdict is noise.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import platform
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,14 +34,14 @@ from rich.table import Table
 from subjects import SUBJECTS, Subject, layers
 from torch import nn
 
+from karat.core.policy import Policy
 from karat.core.report import write_text
+from karat.invariants.run.spec import Spec
 from karat.invariants.runtime import preflight, watch
-from karat.invariants.runtime.watching.attached import find
+from karat.invariants.runtime.watching.loop import SETTLED, Loop
 
 STEPS, SECONDS = 500, 0.02
 """Steps of each copy, and about how many seconds of CPU a block takes."""
-SETTLED = 64
-"""Steps after which the guards look as often as they will; see watching/loop.py."""
 LONG_STEP, SHORT_STEP = 10e-3, 2e-3
 """Seconds: from the first on the lower target holds, at the second and below the higher one, in between the line."""
 LONG_TARGET, SHORT_TARGET = 0.02, 0.05
@@ -141,23 +143,21 @@ def target_of(step: float) -> float:
     return SHORT_TARGET + along * (LONG_TARGET - SHORT_TARGET)
 
 
-def kind_of(step: int) -> str:
-    """How much the guards look at in a step: all, the outputs, or what they look at in most, at the start and later."""
-    if step < 3 or (step and step % STEPS == 0):
-        return "dense"
-    if step & (step - 1) == 0 if step > SETTLED else step % 8 == 0:
-        return "look"
-    return "start" if step < SETTLED else "steady"
+def cadence() -> Callable[[int], str]:
+    """Step -> how much the guards look at in it: all, the outputs, all that takes turns (at the start and later), little."""
+    model = nn.Linear(1, 1)
+    loop = Loop(model, [torch.optim.SGD(model.parameters())], Spec(), Policy.OFF, STEPS, lambda text: None, None)
 
+    def kind_of(step: int) -> str:
+        if loop.dense(step):
+            return "dense"
+        if loop.looked(step):
+            return "look"
+        if loop.between(step):
+            return "between"
+        return "start" if step < SETTLED else "turn"
 
-def searching(optimizer: torch.optim.Optimizer) -> float:
-    """CPU seconds of the search for schedulers and scalers; it takes as long whether there are some or not."""
-    took = []
-    for _ in range(3):
-        began = time.process_time()
-        find([optimizer], None, None)
-        took.append(time.process_time() - began)
-    return statistics.median(took)
+    return kind_of
 
 
 def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> Cost:
@@ -170,39 +170,40 @@ def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> 
     times: dict[str, list[tuple[str, int, float]]] = {name: [] for name in kinds}
     orders = itertools.cycle(itertools.permutations(kinds))
     done = 0
+    kind_of = cadence()
     while done < steps:
         count = 1
         kind = kind_of(done)
-        if kind == "steady":
+        if kind == "between":
             count = next(n for n in range(1, size + 1) if n == size or kind_of(done + n) != kind or done + n >= steps)
         for name in next(orders):
             times[name].append((kind, count, kinds[name].block(count) / count))
         done += count
     kinds["on"].guards.finish()
-    steady = {name: [s for kind, _, s in rows if kind == "steady"] for name, rows in times.items()}
-    ratios = [on / off for on, off in zip(steady["on"], steady["off"], strict=True)]
-    bare = statistics.median(steady["off"])
-    usual = statistics.median(on - off for on, off in zip(steady["on"], steady["off"], strict=True))
+    between = {name: [s for kind, _, s in rows if kind == "between"] for name, rows in times.items()}
+    ratios = [on / off for on, off in zip(between["on"], between["off"], strict=True)]
+    bare = statistics.median(between["off"])
     low, _, high = statistics.quantiles(ratios, n=4)
-    search = searching(warm.optimizer) if attach is guards_on else 0.0
     extra: dict[str, list[float]] = {}
     for (kind, _, on), (_, _, off) in zip(times["on"], times["off"], strict=True):
-        extra.setdefault(kind, []).append(on - off - usual)
-    typical = {kind: len(seen) * statistics.median(seen) for kind, seen in extra.items()}
+        extra.setdefault(kind, []).append(on - off)
+    typical = {kind: statistics.median(seen) for kind, seen in extra.items()}
+    often = Counter(map(kind_of, range(steps)))
+    usual = sum(often[kind] * typical[kind] for kind in ("between", "turn")) / (often["between"] + often["turn"])
     return Cost(
         name=subject.name,
         parameters=len(list(warm.model.parameters())),
         weights=sum(p.numel() for p in warm.model.parameters()),
         steps=steps,
-        attach=kinds["on"].attach + search,
+        attach=kinds["on"].attach,
         step=bare,
         guards=usual,
-        start=sum(extra["dense"][:3]) - search + typical["start"],
-        looks=sum(extra["dense"][3:]) + typical["look"],
-        ratio=statistics.median(ratios),
+        start=sum(extra["dense"][:3]) + often["start"] * typical["start"] - (3 + often["start"]) * usual,
+        looks=sum(extra["dense"][3:]) + often["look"] * (typical["look"] - usual),
+        ratio=1 + usual / bare,
         low=low,
         high=high,
-        control=statistics.median(a / b for a, b in zip(steady["control"], steady["off"], strict=True)),
+        control=statistics.median(a / b for a, b in zip(between["control"], between["off"], strict=True)),
         target=target_of(bare),
     )
 

@@ -14,8 +14,8 @@ RULE = Rule(
     unit="tensors",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight", "audit"),
-    when="every step, on logged losses and gradients: of large models a part in turn, from step 64 on a few in 7 of 8 "
-    "steps; over the whole log",
+    when="every step, on logged losses and gradients: of large models a part in turn, from step 64 on a small one in "
+    "each and the others at every 8th, from 256 on every 32nd; over the whole log",
     limits=(
         "steps that the loop leaves out, for then no optimizer.step() is seen",
         "in large models a gradient that is in no other's way is seen when its turn comes, a few steps late",

@@ -14,8 +14,8 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; every step, from step 64 on every 8th, by identity; of models with many modules a part "
-    "in turn",
+    when="before the first step; every step, from step 64 on every 8th, from 256 on every 32nd, by identity; of models with "
+    "many modules a part in turn",
     limits=(
         "parameters outside the model that no attribute of a module leads to",
         "a missing parameter is said one step later, once it is seen that nobody moved it",

@@ -14,8 +14,8 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first steps and every K: all; else (from 64 on every 8th step) whether up to 32 were "
-    "written to; one sampled every 8th",
+    when="before the first step; first steps and every K: all; else (from 64 on every 8th step, from 256 on "
+    "every 32nd) whether up to 32 were written to; one sampled every 8th",
     limits=(
         "whether a move is the right one",
         "steps with a closure",

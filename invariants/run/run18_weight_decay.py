@@ -14,7 +14,8 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="before the first step, every K, and when a group changes, seen at every step, from 64 on at every 8th",
+    when="before the first step, every K, and when a group changes, seen at every step, from 64 on at every 8th, from "
+    "256 on at every 32nd",
     limits=(
         "without a declaration it judges only that no weight decay is negative",
         "optimizers that do not keep weight_decay in their groups",

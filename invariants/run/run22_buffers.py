@@ -15,7 +15,8 @@ RULE = Rule(
     unit="buffers",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="every step, every 8th from step 64 on, two in turn and those that are to stand; all in the first steps and every K",
+    when="every step, every 8th from step 64 on, every 32nd from 256 on, two in turn and those that are to stand; all in the "
+    "first steps and every K",
     limits=(
         "buffers that were not finite at the start, such as masks of -inf",
         "statistics that are finite and wrong",

@@ -15,7 +15,7 @@ RULE = Rule(
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
     when="before the first step; in the first steps and every K on all parameters, else on one at every 4th step (8th in "
-    "float32, or from 64 on); over three looks",
+    "float32, or from 64 on; 32nd from 256 on); over three looks",
     limits=(
         "optimizers that are not torch's own may round stochastically or keep a compensation: of those it is a WARN",
         "while the rate rises or falls away nothing is said",
