@@ -10,6 +10,7 @@ from karat.invariants.runtime.watching.checks.capture import Capture
 from karat.invariants.runtime.watching.checks.checkpoints import Checkpoints
 from karat.invariants.runtime.watching.checks.clipping import Clipping
 from karat.invariants.runtime.watching.checks.collapse import Collapse
+from karat.invariants.runtime.watching.checks.crossing import Crossing
 from karat.invariants.runtime.watching.checks.decay import Decay
 from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.checks.freshness import Freshness
@@ -21,6 +22,7 @@ from karat.invariants.runtime.watching.checks.logged import LoggedLosses
 from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.losses import Losses
 from karat.invariants.runtime.watching.checks.mode import Mode
+from karat.invariants.runtime.watching.checks.moments import Moments
 from karat.invariants.runtime.watching.checks.movement import Movement
 from karat.invariants.runtime.watching.checks.origin import Origin
 from karat.invariants.runtime.watching.checks.overflow import Overflow
@@ -41,6 +43,7 @@ ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
+    Moments, Crossing,
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from karat.invariants.runtime.watching.states import (
     Likeness,
     Parts,
     elsewhere,
+    keeps_moments,
     likeness,
     live_parameters,
     loaded_into,
@@ -132,7 +133,7 @@ class Checkpoints(Check):
             now = "starts from nothing" if not optimizer.state else "has other moments"
             _say(loop, RESUME, step, FAIL, f"the optimizer's state in {of} was not loaded: {kind} {now}", kind)
             return
-        forgets = _keeps_moments(optimizer) and not optimizer.state
+        forgets = keeps_moments(optimizer) and not optimizer.state
         if forgets and step > 0 and weights is not None and not weights.other:
             _say(loop, RESUME, step, WARN, f"{of} has no optimizer state: {kind} starts from nothing", kind)
 
@@ -291,8 +292,3 @@ def _equal(like: Likeness) -> tuple[str, ...]:
 
 def _other(like: Likeness) -> tuple[str, ...]:
     return like.other
-
-
-def _keeps_moments(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer has anything to remember: plain SGD has nothing."""
-    return not isinstance(optimizer, torch.optim.SGD) or any(group.get("momentum") for group in optimizer.param_groups)
