@@ -94,6 +94,8 @@ class Loop:
         """Checks, by id, that have nothing to do at a moment for the rest of the run."""
         self.duties = 0
         """How often a check went off duty or to rest."""
+        self.loaded = self.restored = -1
+        """Steps before which the model, and an optimizer, last loaded a state; see checks/moments.py."""
         self._said: dict[tuple[str, str], int] = {}
         self._stop: Violation | None = None
         self.renamed = 0

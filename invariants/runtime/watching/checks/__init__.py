@@ -8,6 +8,7 @@ from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.buffers import Buffers
 from karat.invariants.runtime.watching.checks.capture import Capture
 from karat.invariants.runtime.watching.checks.checkpoints import Checkpoints
+from karat.invariants.runtime.watching.checks.clipped import Clipped
 from karat.invariants.runtime.watching.checks.clipping import Clipping
 from karat.invariants.runtime.watching.checks.collapse import Collapse
 from karat.invariants.runtime.watching.checks.crossing import Crossing
@@ -43,7 +44,7 @@ ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
-    Moments, Crossing,
+    Moments, Crossing, Clipped,
 )  # fmt: skip
 
 

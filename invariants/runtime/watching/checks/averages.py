@@ -15,6 +15,8 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run19_ema import RULE
 from karat.invariants.runtime.watching.averaging import SAID, Kind, Numbers, classify
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.grouping import spoken
+from karat.invariants.runtime.watching.lacking import Lacking
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain_name, unwrapped
 from karat.invariants.runtime.watching.sampling import View, alike, fit
@@ -54,6 +56,7 @@ class Averages(Check):
         self._at_forward: int | None = None
         self._lag: tuple[int, int] = (0, 0)
         self._copies: tuple[int, int] = (0, 0)
+        self._lacking = Lacking()
 
     def start(self, loop: Loop) -> None:
         if loop.ema is None:
@@ -79,6 +82,7 @@ class Averages(Check):
         owners = [i for i, held in enumerate(loop.held) for h in held if h.name == self._pairs[0].name]
         self._index = owners[0] if owners else 0
         self._buffers = _paired_buffers(loop, loop.ema)
+        self._lacking.begin(loop, [_inner(loop.ema)])
 
     def forward(self, loop: Loop, *_: object) -> None:
         if torch.is_grad_enabled():
@@ -88,6 +92,8 @@ class Averages(Check):
         if moment.index != self._index or moment.closure:
             return
         self._lagging(loop, moment.step)
+        if self._lacking.due(loop):
+            self._grown(loop, moment.step)
         kept, self._kept = self._kept, []
         if kept:
             self._ask(loop, moment.step - 1, kept)
@@ -215,6 +221,23 @@ class Averages(Check):
                 lambda: {
                     "message": "the average is updated before the step: it takes the weights of one step ago",
                     "where": "", "evidence": f"written to between the forward and the step, steps {first} to {step}",
+                },
+            )  # fmt: skip
+
+    def _grown(self, loop: Loop, step: int) -> None:
+        """The model has other parameters by now: those of the average are read anew, and what it lacks after a step is
+        said."""
+        assert loop.ema is not None
+        lacks = self._lacking.now(loop, [_inner(loop.ema)], step)
+        self._pairs, self._kept = _paired(loop, loop.ema) or self._pairs, []
+        if lacks:
+            loop.judge(
+                RULE, step, RULE.margin(1.0, 0.05),
+                lambda: {
+                    "message": f"{spoken(lacks, list(loop.parameters))} came to the model after step {self._lacking.since - 1}, "
+                    "and the average does not have it",
+                    "where": lacks[0], "severity": Severity.WARN,
+                    "evidence": f"by name; {len(self._pairs)} parameters of the average are followed",
                 },
             )  # fmt: skip
 

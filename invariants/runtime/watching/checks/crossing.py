@@ -22,20 +22,19 @@ from karat.invariants.runtime.watching.loop import Loop
 
 CONFIRMED = 2
 """Steps with a sum of both that are reported."""
-MOST = 8
-"""Norms that are kept until the step."""
 
 
 @dataclass
 class Mixed:
     """One parameter. arrived: since its own step or since it was cleared; crossed: how often another optimizer stepped
-    after that; left: norms of what was there when a gradient came after such a step."""
+    after that; joins: how often a gradient came after such a step; left: the norm of what was there at the first."""
 
     name: str
     parameter: Tensor
     handle: Any = None
     arrived: bool = False
     crossed: int = 0
+    joins: int = 0
     left: list[Tensor] = field(default_factory=list)
     seen: int = 0
 
@@ -43,16 +42,18 @@ class Mixed:
         """Before a gradient is added."""
         held = self.parameter.grad
         if held is None:
-            self.crossed, self.left = 0, []
-        elif self.crossed == 1 and self.arrived and len(self.left) < MOST:
-            with torch.no_grad():
-                self.left.append(torch.linalg.vector_norm(held.detach()))
+            self.crossed, self.joins, self.left = 0, 0, []
+        elif self.crossed and self.arrived:
+            self.joins += 1
+            if self.crossed == 1 and self.joins == 1:
+                with torch.no_grad():
+                    self.left.append(torch.linalg.vector_norm(held.detach()))
             self.crossed = 0
         self.arrived = True
 
     def renew(self) -> None:
         """After its own step."""
-        self.arrived, self.crossed, self.left = False, 0, []
+        self.arrived, self.crossed, self.joins, self.left = False, 0, 0, []
 
 
 class Crossing(Check):
@@ -74,8 +75,8 @@ class Crossing(Check):
     def before_step(self, loop: Loop, moment: Moment) -> None:
         norms = self._norms.pop(moment.index, None)
         mixed = self._mixed.get(moment.index)
-        if mixed is None or not norms or not all(norm > 0 for norm in norms) or moment.closure:
-            return
+        if mixed is None or not norms or not all(norm > 0 for norm in norms) or moment.closure or mixed.joins != 1:
+            return  # several joins: the others step more often, and this one accumulates
         mixed.seen += 1
         if mixed.seen != CONFIRMED:
             return

@@ -31,6 +31,8 @@ FEW, MOST_SAVED = 16, 64
 """Elements of a parameter that weights are told by; states of the model that are remembered so."""
 WOUND = 5
 """Steps from which on a scheduler counts as wound on to where another run stopped."""
+MOST_BEGUN = 8
+"""Parameters of which the numbers at the start are kept until one is chosen."""
 MOST_SEARCHES = 3
 """Searches for another optimizer, each through all objects of the process."""
 
@@ -60,9 +62,15 @@ class Moments(Check):
         self._read = 0
         self._most, self._patience, self._searches = 1, 0, 0
         self._rates: dict[int, float] = {}
+        self._began: dict[int, Tensor] = {}
 
     def start(self, loop: Loop) -> None:
         self._read = loop.renamed
+        for held, optimizer in zip(loop.held, loop.optimizers, strict=True):
+            own = [h.parameter for h in held if h.name and fit(h.parameter) and h.parameter.requires_grad]
+            self._began.update((id(p), _few(p)) for p in sorted(own, key=_plain)[:MOST_BEGUN])
+            hook = harmless(loop, self, _of(optimizer, weakref.WeakMethod(self._restores), weakref.ref(loop)))
+            self._handles.append(optimizer.register_load_state_dict_post_hook(hook))
         save, load = weakref.WeakMethod(self._saves), weakref.WeakMethod(self._loads)
         for _, module in roots(loop.model):
             inner = unwrapped(module)
@@ -110,18 +118,20 @@ class Moments(Check):
     def drop(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._memories, self._saved, self._loading = [], {}, {}, {}
+        self._handles, self._memories, self._saved, self._loading, self._began = [], {}, {}, {}, {}
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 
     def _choose(self, moment: Moment) -> None:
         """The first parameter with a state that weights can be told by."""
         state = moment.optimizer.state
-        able = [h.parameter for k, h in enumerate(moment.held) if h.name and h.parameter in state and fit(h.parameter)]
-        chosen = next((p for p in able if p.numel() >= FEW and p.ndim > 1), able[0] if able else None)
-        if chosen is None and not state:  # plain SGD remembers nothing, and may be made again
-            chosen = next((h.parameter for h in moment.held if h.name and fit(h.parameter)), None)
+        own = [h.parameter for h in moment.held if h.name and fit(h.parameter) and h.parameter.requires_grad]
+        able = [p for p in own if p in state] or ([] if state else own)  # plain SGD remembers nothing, and may be made again
+        chosen = min(able, key=_plain, default=None)
         if chosen is not None:
+            if (few := self._began.get(id(chosen))) is not None:
+                self._saved[moment.index] = deque([(moment.step, few)], maxlen=MOST_SAVED)
+            self._began = {key: few for key, few in self._began.items() if key != id(chosen)}
             entry = state.get(chosen)
             self._memories[moment.index] = Memory(chosen, entry, _count(entry), moment.step + 1, chosen._version)
             self._rates[moment.index] = moment.rates[0] if moment.rates else 0.0
@@ -129,13 +139,17 @@ class Moments(Check):
     def _saves(self, loop: Loop) -> None:
         """The model is asked for its state: which weights that are."""
         for index, memory in self._memories.items():
-            if memory.entry:
-                self._saved.setdefault(index, deque(maxlen=MOST_SAVED)).append((loop.step, _few(memory.parameter)))
+            self._saved.setdefault(index, deque(maxlen=MOST_SAVED)).append((loop.step, _few(memory.parameter)))
 
     def _loads(self, loop: Loop) -> None:
         """The model is about to load a state: the weights before the first one since the step."""
+        loop.loaded = loop.step
         for index, memory in self._memories.items():
             self._loading.setdefault(index, _few(memory.parameter))
+
+    def _restores(self, loop: Loop) -> None:
+        """An optimizer has loaded a state."""
+        loop.restored = loop.step
 
     # -- what is wrong ------------------------------------------------------------------------------------------------
 
@@ -148,7 +162,7 @@ class Moments(Check):
         memory.entry, memory.count, memory.step = entry or None, count, moment.step
         if not had:
             return
-        written = loading is not None or (since <= 2 and memory.parameter._version != memory.version)
+        written = loading is not None or memory.parameter._version != memory.version
         lost = not entry or (before is not None and count is not None and count < min(since, before))
         kind = type(moment.optimizer).__name__
         if lost:
@@ -172,11 +186,11 @@ class Moments(Check):
 
     def _put_back(self, loop: Loop, moment: Moment, memory: Memory, before: Tensor) -> None:
         """Weights of an earlier step were loaded, and the state of the optimizer is that of now."""
-        if not memory.entry or not keeps_moments(moment.optimizer) or torch.equal(before, _few(memory.parameter)):
+        if loop.loaded == loop.restored or torch.equal(before, _few(memory.parameter)):
             return
         step = self._known(moment.index, memory)
         kind = type(moment.optimizer).__name__
-        if step is not None and step < moment.step:
+        if step is not None and step < moment.step and memory.entry and keeps_moments(moment.optimizer):
             self._say(
                 loop, moment.step, kind, f"the weights of step {step} were loaded after {moment.step} steps, and the state of "
                 f"{kind} is that of now: optimizer.load_state_dict is missing",
@@ -228,10 +242,15 @@ class Moments(Check):
         )  # fmt: skip
 
 
+def _plain(parameter: Tensor) -> tuple[bool, int]:
+    """Weights first, for biases begin at zero: the smallest with enough elements."""
+    return parameter.ndim < 2 or parameter.numel() < FEW, parameter.numel()
+
+
 def _of(
-    module: nn.Module, method: weakref.WeakMethod[Callable[[Loop], None]], running: weakref.ref[Loop]
+    module: Any, method: weakref.WeakMethod[Callable[[Loop], None]], running: weakref.ref[Loop]
 ) -> Callable[..., None]:
-    """A hook that is deaf to copies of the module, which have it too, and keeps nothing alive."""
+    """A hook of a module or an optimizer that is deaf to copies, which have it too, and keeps nothing alive."""
     own = weakref.ref(module)
 
     def hook(asked: Any, *rest: Any) -> None:

@@ -101,7 +101,7 @@ class SchedulerSteps(Check):
         """A stepwise or exponential decay that is stepped at every update, and was over long ago."""
         rate, key = moment.rates[0], id(one)
         peak = self._peaks[key] = max(self._peaks.get(key, 0.0), rate)
-        if not rate <= DECAYED * peak:
+        if not rate <= DECAYED * peak * (1 + 1e-6):
             return
         at = self._decayed.setdefault(key, moment.step)
         if moment.step < LONG * max(at, LONG) or steps < moment.step or type(one.scheduler) not in DECAYS:
