@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.naming import named_parameters
 from karat.invariants.runtime.watching.tally import Tally
 from karat.invariants.runtime.watching.transfer import Transfer
+
+if TYPE_CHECKING:
+    from karat.invariants.runtime.watching.anchors import Anchor
 
 MOST_KEPT = 1000
 """Violations that are kept; the ledger has them all."""
@@ -78,6 +81,8 @@ class Loop:
         """How many forwards there had been when the last step was taken."""
         self.always: dict[int, list[int]] = {}
         """Of each optimizer the indices of gradients whose norms are read at every step; see checks/freshness.py."""
+        self.anchors: Mapping[int, Sequence[Anchor]] = {}
+        """Of each optimizer the parameters whose gradients are followed by hooks; see checks/freshness.py."""
         self.captured: Captured | None = None
         """The forward of this step, in the steps in which it is kept; see capture.py."""
         self.capture_next = True
@@ -115,7 +120,7 @@ class Loop:
     def forget(self) -> None:
         """Lets go of the model, the optimizers and all tensors."""
         self.model, self.optimizers, self.held = nn.Module(), (), []
-        self.parameters, self.names, self.always = {}, {}, {}
+        self.parameters, self.names, self.always, self.anchors = {}, {}, {}, {}
         self.scheduler = self.scaler = self.ema = None
         self.replicas = ()
         self.attached = Attached()

@@ -2,6 +2,7 @@
 
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.checks.accumulation import Accumulation
+from karat.invariants.runtime.watching.checks.added import Added
 from karat.invariants.runtime.watching.checks.autocast import Autocast
 from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
@@ -44,7 +45,7 @@ ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
-    Moments, Crossing, Clipped,
+    Moments, Crossing, Clipped, Added,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ FEW, MOST_SAVED = 16, 64
 """Elements of a parameter that weights are told by; states of the model that are remembered so."""
 WOUND = 5
 """Steps from which on a scheduler counts as wound on to where another run stopped."""
+STEPS = ("step", "global_step", "iteration", "iter", "it")
+"""Names under which loops log the number of the step."""
 MOST_BEGUN = 8
 """Parameters of which the numbers at the start are kept until one is chosen."""
 MOST_SEARCHES = 3
@@ -63,6 +65,8 @@ class Moments(Check):
         self._most, self._patience, self._searches = 1, 0, 0
         self._rates: dict[int, float] = {}
         self._began: dict[int, Tensor] = {}
+        self._empty = ""
+        self._told: tuple[int, int] | None = None
 
     def start(self, loop: Loop) -> None:
         self._read = loop.renamed
@@ -85,6 +89,21 @@ class Moments(Check):
         if self._patience and loop.forwards - loop.applied > self._patience:
             self._patience *= 2
             self._replaced(loop)
+
+    def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
+        """A number of the step that is logged with the first steps tells where the run goes on."""
+        told = next((logged[name] for name in STEPS if isinstance(logged.get(name), int)), None)
+        if not self._empty or loop.step - loop.first > 2:
+            loop.rest(self, "log")
+        elif told is not None:
+            before, self._told = self._told, (loop.step, told)
+            counts = before is not None and loop.step == before[0] + 1 and told == before[1] + 1
+            if counts and told - loop.step >= WOUND:
+                first = told - loop.step + loop.first
+                self._say(
+                    loop, loop.first, self._empty, f"the run goes on at step {first} as it is logged, and {self._empty} starts "
+                    "from nothing: its state was not loaded",
+                )  # fmt: skip
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         loading = self._loading.pop(moment.index, None) if self._loading else None
@@ -206,7 +225,7 @@ class Moments(Check):
         """The first step of a run that goes on: its schedule, or its declared first step, is past the beginning."""
         if moment.optimizer.state or not keeps_moments(moment.optimizer):
             return
-        kind = type(moment.optimizer).__name__
+        kind = self._empty = type(moment.optimizer).__name__
         wound = [one for one in loop.attached.schedulers if one.drives == moment.index and one.started >= WOUND]
         if wound:
             why = f"{wound[0].name} stands at {wound[0].started} before the first step"
