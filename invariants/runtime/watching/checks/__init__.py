@@ -33,6 +33,7 @@ from karat.invariants.runtime.watching.checks.rates import Rates
 from karat.invariants.runtime.watching.checks.reach import Reach
 from karat.invariants.runtime.watching.checks.repeats import Repeats
 from karat.invariants.runtime.watching.checks.replicas import Replicas
+from karat.invariants.runtime.watching.checks.reseeded import Reseeded
 from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
 from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
 from karat.invariants.runtime.watching.checks.split import Split
@@ -45,7 +46,7 @@ ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
-    Moments, Crossing, Clipped, Added,
+    Moments, Crossing, Clipped, Added, Reseeded,
 )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from karat.invariants.runtime.watching.sampling import View, alike, fit
 
 NEVER_SAID, NEVER_SURE, AT_END = 3, 100, 20
 """Steps without an update after which it is said; is certain; and is certain at the end of the run."""
+LITTLE, COPIED = 0.05, 20
+"""Share of itself below which an average of no declared decay is all but a copy, and steps in a row that are reported."""
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -57,6 +59,7 @@ class Averages(Check):
         self._lag: tuple[int, int] = (0, 0)
         self._copies: tuple[int, int] = (0, 0)
         self._lacking = Lacking()
+        self._near = 0
 
     def start(self, loop: Loop) -> None:
         if loop.ema is None:
@@ -154,6 +157,8 @@ class Averages(Check):
         self._missing = (0, 0)
         if not wrong:
             self._found.clear()
+            if loop.spec.ema is None:
+                self._copied(loop, step, max(kept for _, kept, _ in kinds))
             loop.held_for(RULE, step, RULE.margin(0.0, 0.05))
             return
         kind, decay, name = max(wrong, key=lambda k: sum(o[0] is k[0] for o in wrong))
@@ -175,6 +180,16 @@ class Averages(Check):
                 "evidence": f"seen {count + 1} times, steps {first} to {step}; {len(wrong)} of {len(kinds)} samples",
             },
         )  # fmt: skip
+
+    def _copied(self, loop: Loop, step: int, kept: float) -> None:
+        """With no decay declared: next to nothing of the average is kept, step after step."""
+        self._near = self._near + 1 if kept < LITTLE else 0
+        if self._near == COPIED:
+            loop.found(
+                RULE, step=step, margin=-1.0, where="copy", severity=Severity.WARN, phase="after the step",
+                message=f"the average keeps {max(kept, 0.0):.3g} of itself at each step: it is all but a copy of the model",
+                evidence=f"{COPIED} steps in a row; decay and 1 - decay exchanged, or copied in place of averaged",
+            )  # fmt: skip
 
     def _not_updated(self, loop: Loop, step: int) -> None:
         first, count = self._missing if self._missing[1] else (step, 0)

@@ -26,14 +26,14 @@ CONFIRMED = 2
 
 @dataclass
 class Mixed:
-    """One parameter. arrived: since its own step or since it was cleared; crossed: how often another optimizer stepped
-    after that; joins: how often a gradient came after such a step; left: the norm of what was there at the first."""
+    """One parameter. arrived: since its own step or since it was cleared; crossed: the other optimizers
+    that stepped after that; joins: how often a gradient came after such a step; left: the norm of what was there at the first."""
 
     name: str
     parameter: Tensor
     handle: Any = None
     arrived: bool = False
-    crossed: int = 0
+    crossed: list[int] = field(default_factory=list)
     joins: int = 0
     left: list[Tensor] = field(default_factory=list)
     seen: int = 0
@@ -42,18 +42,18 @@ class Mixed:
         """Before a gradient is added."""
         held = self.parameter.grad
         if held is None:
-            self.crossed, self.joins, self.left = 0, 0, []
+            self.crossed, self.joins, self.left = [], 0, []
         elif self.crossed and self.arrived:
             self.joins += 1
-            if self.crossed == 1 and self.joins == 1:
+            if len(set(self.crossed)) == len(self.crossed) and self.joins == 1:
                 with torch.no_grad():
                     self.left.append(torch.linalg.vector_norm(held.detach()))
-            self.crossed = 0
+            self.crossed = []
         self.arrived = True
 
     def renew(self) -> None:
         """After its own step."""
-        self.arrived, self.crossed, self.joins, self.left = False, 0, 0, []
+        self.arrived, self.crossed, self.joins, self.left = False, [], 0, []
 
 
 class Crossing(Check):
@@ -95,7 +95,7 @@ class Crossing(Check):
     def after_step(self, loop: Loop, moment: Moment) -> None:
         for index, other in self._mixed.items():
             if index != moment.index and other.arrived:
-                other.crossed += 1
+                other.crossed.append(moment.index)
         mixed = self._mixed.get(moment.index)
         if mixed is not None:
             mixed.renew()

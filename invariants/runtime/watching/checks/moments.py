@@ -49,6 +49,8 @@ class Memory:
     count: int | None
     step: int
     version: int
+    seen: int
+    """The last step before which the entry was looked at."""
 
 
 class Moments(Check):
@@ -99,10 +101,9 @@ class Moments(Check):
             before, self._told = self._told, (loop.step, told)
             counts = before is not None and loop.step == before[0] + 1 and told == before[1] + 1
             if counts and told - loop.step >= WOUND:
-                first = told - loop.step + loop.first
                 self._say(
-                    loop, loop.first, self._empty, f"the run goes on at step {first} as it is logged, and {self._empty} starts "
-                    "from nothing: its state was not loaded",
+                    loop, loop.first, self._empty, f"the steps that the loop logs go on, with {told - 1} and {told}, and "
+                    f"{self._empty} started from nothing: its state was not loaded",
                 )  # fmt: skip
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
@@ -120,6 +121,7 @@ class Moments(Check):
             self._changed(loop, moment, memory, entry, loading)
         elif loading is not None:
             self._put_back(loop, moment, memory, loading)
+        memory.seen = moment.step
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         if moment.forwards > self._most:
@@ -152,7 +154,7 @@ class Moments(Check):
                 self._saved[moment.index] = deque([(moment.step, few)], maxlen=MOST_SAVED)
             self._began = {key: few for key, few in self._began.items() if key != id(chosen)}
             entry = state.get(chosen)
-            self._memories[moment.index] = Memory(chosen, entry, _count(entry), moment.step + 1, chosen._version)
+            self._memories[moment.index] = Memory(chosen, entry, _count(entry), moment.step + 1, chosen._version, moment.step)
             self._rates[moment.index] = moment.rates[0] if moment.rates else 0.0
 
     def _saves(self, loop: Loop) -> None:
@@ -174,15 +176,14 @@ class Moments(Check):
 
     def _changed(self, loop: Loop, moment: Moment, memory: Memory, entry: Any, loading: Tensor | None) -> None:
         """The entry is another one, or none: lost, put back, or merely moved."""
-        since = moment.step - memory.step + 1
-        count = _count(entry)
-        before, had = memory.count, bool(memory.entry)
-        expected = None if before is None else before + since - 1
+        count, had = _count(entry), bool(memory.entry)
+        expected = None if memory.count is None else memory.count + moment.step - memory.step
         memory.entry, memory.count, memory.step = entry or None, count, moment.step
         if not had:
             return
         written = loading is not None or memory.parameter._version != memory.version
-        lost = not entry or (before is not None and count is not None and count < min(since, before))
+        since = moment.step - memory.seen
+        lost = not entry or (expected is not None and count is not None and count <= since and count < expected - 1)
         kind = type(moment.optimizer).__name__
         if lost:
             at = moment.step - (count or 0)
@@ -223,10 +224,20 @@ class Moments(Check):
 
     def _resumed(self, loop: Loop, moment: Moment) -> None:
         """The first step of a run that goes on: its schedule, or its declared first step, is past the beginning."""
-        if moment.optimizer.state or not keeps_moments(moment.optimizer):
+        kind = type(moment.optimizer).__name__
+        own = [one for one in loop.attached.schedulers if one.drives == moment.index]
+        if moment.optimizer.state:
+            taken = max((_count(entry) or 0 for entry in list(moment.optimizer.state.values())[:1]), default=0)
+            if taken >= WOUND and own and not any(one.started or one.steps for one in own):
+                self._say(
+                    loop, moment.step, own[0].name, f"{kind} goes on after {taken} steps, and {own[0].name} stands at its "
+                    "beginning: its state was not loaded",
+                )  # fmt: skip
             return
-        kind = self._empty = type(moment.optimizer).__name__
-        wound = [one for one in loop.attached.schedulers if one.drives == moment.index and one.started >= WOUND]
+        if not keeps_moments(moment.optimizer):
+            return
+        self._empty = kind
+        wound = [one for one in own if one.started >= WOUND]
         if wound:
             why = f"{wound[0].name} stands at {wound[0].started} before the first step"
         elif loop.first >= WOUND:
@@ -242,7 +253,11 @@ class Moments(Check):
                 continue
             self._searches += 1
             own = loop.optimizers[index]
-            if any(_same(other, own, self._rates[index]) for other in _others(loop.optimizers)):
+            if not own._optimizer_step_pre_hooks:
+                again = True  # __init__ was called again, which takes all hooks off
+            else:
+                again = any(_same(other, own, self._rates[index]) for other in _others(loop.optimizers))
+            if again:
                 kind = type(own).__name__
                 lost = ", with moments that started from nothing" if memory.entry else ""
                 self._searches = MOST_SEARCHES

@@ -20,8 +20,8 @@ EARLY = 10
 """Steps after which a scheduler as long as the run is to have taken more than half as many."""
 NEAR = 0.02
 """Share of a run by which its length may differ from the scheduler's."""
-DECAYED, LONG = 1e-2, 4
-"""Share of its peak from which on a rate has decayed; and how many times as long as that took the run goes on, until it is
+DECAYED, NOTHING, LONG = 1e-2, 1e-6, 4
+"""Shares of its peak from which on a rate has decayed, by a scheduler of DECAYS and by any other; and how many times as long as that took the run goes on, until it is
 said."""
 DECAYS = (lr_scheduler.StepLR, lr_scheduler.MultiStepLR, lr_scheduler.ExponentialLR)
 
@@ -101,14 +101,15 @@ class SchedulerSteps(Check):
         """A stepwise or exponential decay that is stepped at every update, and was over long ago."""
         rate, key = moment.rates[0], id(one)
         peak = self._peaks[key] = max(self._peaks.get(key, 0.0), rate)
-        if not rate <= DECAYED * peak * (1 + 1e-6):
+        share, long = (DECAYED, LONG) if type(one.scheduler) in DECAYS else (NOTHING, LONG - 1)
+        if not rate <= share * peak * (1 + 1e-6):
             return
         at = self._decayed.setdefault(key, moment.step)
-        if moment.step < LONG * max(at, LONG) or steps < moment.step or type(one.scheduler) not in DECAYS:
+        if moment.step < long * max(at, LONG) or steps < moment.step or not rate:
             return
         self._done.add(key)
         loop.found(
-            RULE, f"{one.name} had the rate at {DECAYED:g} of its peak after {at} updates, and at {rate / peak:.2g} after "
+            RULE, f"{one.name} had the rate at {share:g} of its peak after {at} updates, and at {rate / peak:.2g} after "
             f"{moment.step}: it is stepped for each batch, as if its numbers were updates and not epochs",
             step=moment.step, severity=Severity.WARN, where=one.name, evidence=f"{steps} steps of the scheduler so far",
         )  # fmt: skip
