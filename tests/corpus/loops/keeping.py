@@ -163,7 +163,11 @@ def judged(scores: Tensor, real: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, real))
 
 
-@buggy("what the generator's backward leaves in the discriminator is added to its next gradient", "gradient-fresh", effect=1)
+@buggy(
+    "what the generator's backward leaves in the discriminator is added to its next gradient",
+    "gradient-fresh",
+    effect=1,
+)
 def discriminator_keeps_the_generators_gradient(attach: Attach, bug: bool) -> None:
     generator, critic = adversaries()
     for_generator = torch.optim.Adam(generator.parameters(), lr=1e-3)
@@ -181,7 +185,9 @@ def discriminator_keeps_the_generators_gradient(attach: Attach, bug: bool) -> No
             for_generator.step()
 
 
-@buggy("the discriminator's loss is not cut from the generator, whose gradients were cleared before it", "gradient-fresh")
+@buggy(
+    "the discriminator's loss is not cut from the generator, whose gradients were cleared before it", "gradient-fresh"
+)
 def generator_learns_for_the_discriminator(attach: Attach, bug: bool) -> None:
     generator, critic = adversaries()
     for_generator = torch.optim.Adam(generator.parameters(), lr=1e-3)

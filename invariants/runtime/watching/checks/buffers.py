@@ -201,7 +201,7 @@ class Buffers(Check):
             self._tries = MOST_TRIES
             loop.judge(
                 RULE, moment.step, RULE.margin(1, 0),
-                lambda b=b, again=again: {  # type: ignore[misc]
+                lambda b=b, again=again, taken=taken: {  # type: ignore[misc]
                     "message": f"the running statistics of {b.name.rpartition('.')[0]} were reset after {taken} steps: they "
                     f"have seen {again} batch{'es' * (again > 1)} since",
                     "where": b.name, "severity": Severity.WARN,

@@ -211,7 +211,12 @@ class Checkpoints(Check):
     def _of_a_batch(self, loop: Loop, loss: float) -> None:
         """Whether the loss is that of the last batch, while an evaluation of these very weights is known."""
         trained = self._trained
-        if trained is None or self._usual or trained[0] < loop.step - 1 or abs(float(trained[1]) - loss) > SAME * abs(loss):
+        if (
+            trained is None
+            or self._usual
+            or trained[0] < loop.step - 1
+            or abs(float(trained[1]) - loss) > SAME * abs(loss)
+        ):
             return
         evaluated = self._evaluations.now(loop)
         if evaluated is None:

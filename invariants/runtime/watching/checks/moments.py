@@ -147,14 +147,18 @@ class Moments(Check):
         """The first parameter with a state that weights can be told by."""
         state = moment.optimizer.state
         own = [h.parameter for h in moment.held if h.name and fit(h.parameter) and h.parameter.requires_grad]
-        able = [p for p in own if p in state] or ([] if state else own)  # plain SGD remembers nothing, and may be made again
+        able = [p for p in own if p in state] or (
+            [] if state else own
+        )  # plain SGD remembers nothing, and may be made again
         chosen = min(able, key=_plain, default=None)
         if chosen is not None:
             if (few := self._began.get(id(chosen))) is not None:
                 self._saved[moment.index] = deque([(moment.step, few)], maxlen=MOST_SAVED)
             self._began = {key: few for key, few in self._began.items() if key != id(chosen)}
             entry = state.get(chosen)
-            self._memories[moment.index] = Memory(chosen, entry, _count(entry), moment.step + 1, chosen._version, moment.step)
+            self._memories[moment.index] = Memory(
+                chosen, entry, _count(entry), moment.step + 1, chosen._version, moment.step
+            )
             self._rates[moment.index] = moment.rates[0] if moment.rates else 0.0
 
     def _saves(self, loop: Loop) -> None:

@@ -21,8 +21,8 @@ EARLY = 10
 NEAR = 0.02
 """Share of a run by which its length may differ from the scheduler's."""
 DECAYED, NOTHING, LONG = 1e-2, 1e-6, 4
-"""Shares of its peak from which on a rate has decayed, by a scheduler of DECAYS and by any other; and how many times as long as that took the run goes on, until it is
-said."""
+"""Shares of its peak from which on a rate has decayed, by a scheduler of DECAYS and by any other; and how many times as
+long as that took the run goes on, until it is said."""
 DECAYS = (lr_scheduler.StepLR, lr_scheduler.MultiStepLR, lr_scheduler.ExponentialLR)
 
 
