@@ -285,9 +285,7 @@ def _plain(parameter: Tensor) -> tuple[bool, int]:
     return parameter.ndim < 2 or parameter.numel() < FEW, parameter.numel()
 
 
-def _of(
-    module: Any, method: weakref.WeakMethod[Callable[[Loop], None]], running: weakref.ref[Loop]
-) -> Callable[..., None]:
+def _of(module: Any, method: weakref.WeakMethod[Any], running: weakref.ref[Loop]) -> Callable[..., None]:
     """A hook of a module or an optimizer that is deaf to copies, which have it too, and keeps nothing alive."""
     own = weakref.ref(module)
 
