@@ -17,6 +17,8 @@ RULE = Rule(
     when="every step, on a few small parameters of each optimizer",
     limits=(
         "a gradient is seen on up to three small parameters of each optimizer: others that are not cleared are not seen",
+        "what another optimizer's turn left is seen where both step in turn, from the second time on, as WARN",
+        "the gradient of an evaluation is seen where it is always of the same batch, as WARN",
         "steps of an optimizer that is given a closure",
         "gradients put into .grad by hand, unless the very same is left there",
     ),

@@ -16,7 +16,8 @@ RULE = Rule(
     seen_by=("watch",),
     when="every step",
     limits=(
-        "without a declared count only gradients that are cleared before they are applied are seen, as WARN",
+        "without a declared count only gradients that are cleared before they are applied are seen, as WARN, those of an "
+        "epoch's last group at the second epoch",
         "a model called several times for a batch counts so often at every step",
         "the first group is judged at the second step",
     ),

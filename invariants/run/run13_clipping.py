@@ -15,7 +15,10 @@ RULE = Rule(
     form=Form.AT_MOST,
     seen_by=("watch",),
     when="every step",
-    limits=("it judges nothing without a declared norm", "of sharded gradients it sees this process's part alone"),
+    limits=(
+        "without a declared norm only a part that is clipped, or what is clipped at its scale, in the first steps, as WARN",
+        "of sharded gradients it sees this process's part alone",
+    ),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/9599",
     example="scaler.scale(loss).backward()\nclip_grad_norm_(model.parameters(), 1.0)\nscaler.step(optimizer)",
     mended="scaler.scale(loss).backward()\nscaler.unscale_(optimizer)\nclip_grad_norm_(model.parameters(), 1.0)\n"

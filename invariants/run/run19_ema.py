@@ -17,6 +17,7 @@ RULE = Rule(
     when="each step on a sample of one averaged parameter in turn; in the first steps and every K of all",
     limits=(
         "a decay that is not declared is only required to lie in [0, 1]",
+        "parameters that it lacked from the start on are taken as meant",
         "an update of every few steps from the start on is not judged by its rate",
         "that it is updated before the step is seen where averages are written in place",
     ),

@@ -19,7 +19,7 @@ RULE = Rule(
     "first steps and every K",
     limits=(
         "buffers that were not finite at the start, such as masks of -inf",
-        "statistics that are finite and wrong",
+        "statistics that are finite and wrong; those that were reset are seen where the norm has a weight",
     ),
     source="https://github.com/pytorch/pytorch/issues/1206",
     example="model.backbone.requires_grad_(False)\nmodel.train()",

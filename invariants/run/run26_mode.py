@@ -17,6 +17,7 @@ RULE = Rule(
     when="every forward",
     limits=(
         "models without dropout and batch norm are the same in both modes",
+        "a part that stays in eval mode is seen after an evaluation, where it acted before it and is not frozen",
         "forwards without gradients that come in most steps are taken for targets, not for evaluations",
     ),
     source="https://github.com/wkentaro/pytorch-fcn/pull/56",

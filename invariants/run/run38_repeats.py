@@ -21,6 +21,7 @@ RULE = Rule(
     seen_by=("watch",),
     when="every step, on about a thousand numbers of the first input",
     limits=(
+        "a generator that is seeded at each step is seen where dropout draws from it, in the first steps",
         "the first forward of each step; of several, the other batches of a step are not looked at",
         "rows that repeat in other batches, and augmentation that repeats on other rows",
         "a tensor that is kept and trained on again is taken as meant; epochs of more than 16,384 batches",

@@ -16,7 +16,8 @@ RULE = Rule(
     seen_by=("watch",),
     when="when guards.checkpoint(state) is called, and when the model loads a state while it is watched",
     limits=(
-        "recorded losses are compared with evaluations under names such as val_loss that were logged",
+        "recorded losses are compared with evaluations under names such as val_loss that were logged; that of the last batch "
+        "is WARN where the same weights were evaluated",
         "differences outside a sample of 64 numbers of each parameter",
         "weights of an older step, when they are copies, are taken for what they say",
     ),

@@ -41,7 +41,7 @@ from karat.invariants.runtime.watching.declared import Declared, Mixing, Observe
 from karat.invariants.runtime.watching.given import declared_spec, require_settings, several_optimizers
 from karat.invariants.runtime.watching.heard import Shield, take_off
 from karat.invariants.runtime.watching.interrupts import from_signal
-from karat.invariants.runtime.watching.loop import DENSE, Loop
+from karat.invariants.runtime.watching.loop import DENSE, MANY, Loop
 from karat.invariants.runtime.watching.naming import one_model, unwrapped
 from karat.invariants.runtime.watching.report import WatchReport
 from karat.invariants.runtime.watching.speaking import Rows, Said, require_writable
@@ -229,7 +229,8 @@ class Watch:
         if torch.is_grad_enabled():
             loop.call = module, args, kwargs, autocast_now() if autocast_on() else ()
         kept = loop.captured is not None or loop.capture_next
-        self._ask(self._of("forward", kept, self._between), module, args, kwargs, output)
+        between = self._between and loop.forwards - loop.applied <= MANY
+        self._ask(self._of("forward", kept, between), module, args, kwargs, output)
         if self._cost.timed:
             self._cost.add(time.thread_time() - began)
 

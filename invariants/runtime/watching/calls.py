@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from karat.invariants.runtime.watching.heard import unheard
-from karat.invariants.runtime.watching.loop import Forwards
+from karat.invariants.runtime.watching.loop import MANY, Forwards
 from karat.invariants.runtime.watching.naming import compiled, parts, roots
 from karat.invariants.runtime.watching.unsaved import Unsaved, after_forward, before_forward
 
@@ -74,6 +74,7 @@ class Calls:
                     so_far.count += 1
                     so_far.untold += 1
                     so_far.call = module, args, kwargs, ()
+                    so_far.brief = so_far.untold < MANY
                 return
             nested = self._depth > 1
             self._depth = max(0, self._depth - 1)

@@ -44,6 +44,13 @@ class Evaluations:
         if one or not known or known[-1].value != value:
             known.append(Evaluation(loop.step, value, _weights(loop)))
 
+    def now(self, loop: Loop) -> tuple[str, float] | None:
+        """(name, value) of a last evaluation of the weights as they are now, a loss by its name; None without one."""
+        for name, known in self._known.items():
+            if "loss" in name and known[-1].step == loop.step and torch.equal(known[-1].weights, _weights(loop)):
+                return name, float(known[-1].value)
+        return None
+
     def older(self, loop: Loop, loss: float) -> tuple[str, int, float] | None:
         """(name, steps, last value) where the loss is an older evaluation's, of other weights than those of now, and no
         last one's; None when it is not, or nothing is known of it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from karat.invariants.runtime.watching.naming import named_parameters
 from karat.invariants.runtime.watching.tally import Tally
 from karat.invariants.runtime.watching.transfer import Transfer
 
+if TYPE_CHECKING:
+    from karat.invariants.runtime.watching.anchors import Anchor
+
 MOST_KEPT = 1000
 """Violations that are kept; the ledger has them all."""
 DENSE = 3
@@ -32,6 +35,8 @@ SETTLED, APART = 64, 8
 LATER, WIDE = 256, 32
 """And from this one on at every 32nd."""
 SPACED = f"every step, from step {SETTLED} on every {APART}th, from {LATER} on every {WIDE}nd"
+MANY = 64
+"""Forwards without a step after which no check is left out at any."""
 LIGHT = 8
 """Until SETTLED the outputs are looked at in every so many steps, which takes a few passes over them."""
 OUTPUTS_ARE_LOOKED_AT = f"first steps, every {LIGHT}th to step {SETTLED}, then at powers of two, every K"
@@ -94,8 +99,8 @@ class Loop:
         """How many forwards there had been when the last step was taken."""
         self.always: dict[int, list[int]] = {}
         """Of each optimizer the indices of gradients whose norms are read at every step; see checks/freshness.py."""
-        self.anchors: dict[int, list[Any]] = {}
-        """Of each optimizer the parameters whose gradients are followed from step to step; see checks/freshness.py."""
+        self.anchors: Mapping[int, Sequence[Anchor]] = {}
+        """Of each optimizer the parameters whose gradients are followed by hooks; see checks/freshness.py."""
         self.taken = [first] * len(self.optimizers)
         """Steps of each optimizer so far."""
         self.forwards_at = [0] * len(self.optimizers)
@@ -119,6 +124,8 @@ class Loop:
         """Checks, by id, that have nothing to do at a moment for the rest of the run."""
         self.duties = 0
         """How often a check went off duty or to rest."""
+        self.loaded = self.restored = -1
+        """Steps before which the model, and an optimizer, last loaded a state; see checks/moments.py."""
         self._said: dict[tuple[str, str], int] = {}
         self._stop: Violation | None = None
         self.renamed = 0

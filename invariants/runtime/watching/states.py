@@ -150,6 +150,11 @@ def loaded_into(held: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bo
     return True
 
 
+def keeps_moments(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer has anything to remember: plain SGD has nothing."""
+    return not isinstance(optimizer, torch.optim.SGD) or any(group.get("momentum") for group in optimizer.param_groups)
+
+
 def schedulers_of(optimizers: tuple[torch.optim.Optimizer, ...], given: Any) -> list[LRScheduler]:
     """The schedulers of these optimizers: that which was given, and those that are alive."""
     alive = [o for o in gc.get_objects() if issubclass(type(o), LRScheduler)]

@@ -15,8 +15,8 @@ from torch import nn
 
 _OWN: weakref.WeakSet[Callable[..., None]] = weakref.WeakSet()
 _AFTER, _BEFORE, _LOADED = "_forward_hooks", "_forward_pre_hooks", "_load_state_dict_post_hooks"
-_LOADING = "_load_state_dict_pre_hooks"
-_HOLDING = (_AFTER, _BEFORE, _LOADED, _LOADING)
+_LOADING, _SAVING = "_load_state_dict_pre_hooks", "_state_dict_pre_hooks"
+_HOLDING = (_AFTER, _BEFORE, _LOADED, _LOADING, _SAVING)
 _HOOKS = (*_HOLDING, f"{_AFTER}_with_kwargs", f"{_BEFORE}_with_kwargs", f"{_AFTER}_always_called")
 _STATE, _SCRIPTED = "__getstate__", "__prepare_scriptable__"
 
@@ -58,6 +58,11 @@ def after_loading(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
 def before_loading(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
     """hook(module, state, prefix, …) before each load_state_dict."""
     return Unsaved(module, hook, module.register_load_state_dict_pre_hook(hook))  # type: ignore[no-untyped-call]
+
+
+def before_saving(module: nn.Module, hook: Callable[..., None]) -> Unsaved:
+    """hook(module, prefix, keep_vars) before each state_dict."""
+    return Unsaved(module, hook, module.register_state_dict_pre_hook(hook))  # type: ignore[no-untyped-call]
 
 
 def _own(state: Mapping[str, Any]) -> set[int]:

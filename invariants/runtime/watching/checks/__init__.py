@@ -2,14 +2,17 @@
 
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.checks.accumulation import Accumulation
+from karat.invariants.runtime.watching.checks.added import Added
 from karat.invariants.runtime.watching.checks.autocast import Autocast
 from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.buffers import Buffers
 from karat.invariants.runtime.watching.checks.capture import Capture
 from karat.invariants.runtime.watching.checks.checkpoints import Checkpoints
+from karat.invariants.runtime.watching.checks.clipped import Clipped
 from karat.invariants.runtime.watching.checks.clipping import Clipping
 from karat.invariants.runtime.watching.checks.collapse import Collapse
+from karat.invariants.runtime.watching.checks.crossing import Crossing
 from karat.invariants.runtime.watching.checks.decay import Decay
 from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.checks.freshness import Freshness
@@ -21,6 +24,7 @@ from karat.invariants.runtime.watching.checks.logged import LoggedLosses
 from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.losses import Losses
 from karat.invariants.runtime.watching.checks.mode import Mode
+from karat.invariants.runtime.watching.checks.moments import Moments
 from karat.invariants.runtime.watching.checks.movement import Movement
 from karat.invariants.runtime.watching.checks.origin import Origin
 from karat.invariants.runtime.watching.checks.overflow import Overflow
@@ -29,6 +33,7 @@ from karat.invariants.runtime.watching.checks.rates import Rates
 from karat.invariants.runtime.watching.checks.reach import Reach
 from karat.invariants.runtime.watching.checks.repeats import Repeats
 from karat.invariants.runtime.watching.checks.replicas import Replicas
+from karat.invariants.runtime.watching.checks.reseeded import Reseeded
 from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
 from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
 from karat.invariants.runtime.watching.checks.split import Split
@@ -41,6 +46,7 @@ ORDER: tuple[type[Check], ...] = (
     Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
+    Moments, Crossing, Clipped, Added, Reseeded,
 )  # fmt: skip
 
 

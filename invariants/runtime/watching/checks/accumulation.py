@@ -6,7 +6,7 @@ whether its gradient was there before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +20,8 @@ from karat.invariants.runtime.watching.naming import plain
 
 CONFIRMED = 3
 """Steps in a row in which gradients were cleared away that are reported."""
+RESTS = 2
+"""Times that as many batches were left over and cleared that are reported."""
 
 
 @dataclass
@@ -56,6 +58,9 @@ class Groups:
     first: int = 0
     cleared: int = 0
     several: int = 0
+    usual: int = 0
+    rests: list[int] = field(default_factory=list)
+    """Batches that were left over and cleared, each time that this was seen."""
 
 
 class Accumulation(Check):
@@ -108,7 +113,9 @@ class Accumulation(Check):
         """All but the last of several backward passes were cleared away, and nothing moved between them."""
         if counter.anew < 2:
             groups.cleared = 0
+            groups.usual = max(groups.usual, counter.backwards)
             return
+        self._rest(loop, moment, counter, groups)
         lost = counter.anew == counter.backwards == moment.forwards and not counter.moved
         groups.cleared = groups.cleared + 1 if lost and not loop.attached.scalers else 0
         if groups.cleared == CONFIRMED:
@@ -118,6 +125,21 @@ class Accumulation(Check):
                 step=moment.step, severity=Severity.WARN, where="cleared",
                 evidence=f"{counter.anew} of {counter.backwards} backward passes found no gradient, in {CONFIRMED} steps",
             )  # fmt: skip
+
+    def _rest(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
+        """A full group came after a few batches that were cleared: as many, time and again, are the end of an epoch."""
+        rest = counter.backwards - groups.usual
+        if counter.anew != 2 or not 0 < rest < groups.usual or counter.backwards != moment.forwards or counter.moved:
+            return
+        groups.rests.append(rest)
+        if len(groups.rests) != RESTS or len(set(groups.rests)) > 1 or loop.attached.scalers:
+            return
+        loop.found(
+            RULE, f"{rest} batch{'es' * (rest > 1)} before the group of step {moment.step} {'were' if rest > 1 else 'was'} "
+            "cleared away and never applied: the last group of an epoch is dropped",
+            step=moment.step, severity=Severity.WARN, where="rest",
+            evidence=f"groups of {groups.usual}; {RESTS} times {rest} more backward passes, and gradients cleared after them",
+        )  # fmt: skip
 
     def _count(self, loop: Loop, moment: Moment, counter: Counter | None, groups: Groups, declared: int) -> None:
         batches = self._batches(moment, counter, groups, declared)

@@ -15,12 +15,16 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run19_ema import RULE
 from karat.invariants.runtime.watching.averaging import SAID, Kind, Numbers, classify
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.grouping import spoken
+from karat.invariants.runtime.watching.lacking import Lacking
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain_name, unwrapped
 from karat.invariants.runtime.watching.sampling import View, alike, fit
 
 NEVER_SAID, NEVER_SURE, AT_END = 3, 100, 20
 """Steps without an update after which it is said; is certain; and is certain at the end of the run."""
+LITTLE, COPIED = 0.05, 20
+"""Share of itself below which an average of no declared decay is all but a copy, and steps in a row that are reported."""
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -54,6 +58,8 @@ class Averages(Check):
         self._at_forward: int | None = None
         self._lag: tuple[int, int] = (0, 0)
         self._copies: tuple[int, int] = (0, 0)
+        self._lacking = Lacking()
+        self._near = 0
 
     def start(self, loop: Loop) -> None:
         if loop.ema is None:
@@ -79,6 +85,7 @@ class Averages(Check):
         owners = [i for i, held in enumerate(loop.held) for h in held if h.name == self._pairs[0].name]
         self._index = owners[0] if owners else 0
         self._buffers = _paired_buffers(loop, loop.ema)
+        self._lacking.begin(loop, [_inner(loop.ema)])
 
     def forward(self, loop: Loop, *_: object) -> None:
         if torch.is_grad_enabled():
@@ -88,6 +95,8 @@ class Averages(Check):
         if moment.index != self._index or moment.closure:
             return
         self._lagging(loop, moment.step)
+        if self._lacking.due(loop):
+            self._grown(loop, moment.step)
         kept, self._kept = self._kept, []
         if kept:
             self._ask(loop, moment.step - 1, kept)
@@ -148,6 +157,8 @@ class Averages(Check):
         self._missing = (0, 0)
         if not wrong:
             self._found.clear()
+            if loop.spec.ema is None:
+                self._copied(loop, step, max(kept for _, kept, _ in kinds))
             loop.held_for(RULE, step, RULE.margin(0.0, 0.05))
             return
         kind, decay, name = max(wrong, key=lambda k: sum(o[0] is k[0] for o in wrong))
@@ -169,6 +180,16 @@ class Averages(Check):
                 "evidence": f"seen {count + 1} times, steps {first} to {step}; {len(wrong)} of {len(kinds)} samples",
             },
         )  # fmt: skip
+
+    def _copied(self, loop: Loop, step: int, kept: float) -> None:
+        """With no decay declared: next to nothing of the average is kept, step after step."""
+        self._near = self._near + 1 if kept < LITTLE else 0
+        if self._near == COPIED:
+            loop.found(
+                RULE, step=step, margin=-1.0, where="copy", severity=Severity.WARN, phase="after the step",
+                message=f"the average keeps {max(kept, 0.0):.3g} of itself at each step: it is all but a copy of the model",
+                evidence=f"{COPIED} steps in a row; decay and 1 - decay exchanged, or copied in place of averaged",
+            )  # fmt: skip
 
     def _not_updated(self, loop: Loop, step: int) -> None:
         first, count = self._missing if self._missing[1] else (step, 0)
@@ -215,6 +236,23 @@ class Averages(Check):
                 lambda: {
                     "message": "the average is updated before the step: it takes the weights of one step ago",
                     "where": "", "evidence": f"written to between the forward and the step, steps {first} to {step}",
+                },
+            )  # fmt: skip
+
+    def _grown(self, loop: Loop, step: int) -> None:
+        """The model has other parameters by now: those of the average are read anew, and what it lacks after a step is
+        said."""
+        assert loop.ema is not None
+        lacks = self._lacking.now(loop, [_inner(loop.ema)], step)
+        self._pairs, self._kept = _paired(loop, loop.ema) or self._pairs, []
+        if lacks:
+            loop.judge(
+                RULE, step, RULE.margin(1.0, 0.05),
+                lambda: {
+                    "message": f"{spoken(lacks, list(loop.parameters))} came to the model after step {self._lacking.since - 1}, "
+                    "and the average does not have it",
+                    "where": lacks[0], "severity": Severity.WARN,
+                    "evidence": f"by name; {len(self._pairs)} parameters of the average are followed",
                 },
             )  # fmt: skip
 

@@ -20,6 +20,8 @@ from karat.invariants.runtime.watching.sampling import fit, norms32, spread, win
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 MOST_NORMS, MOST_READ, MOST_BUFFERS = 2, 32, 1024
+LONG, MOST_TRIES = 8, 4
+"""Steps after which statistics that begin anew are reported; writes by hand that are looked into."""
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Buffers(Check):
         self._means: list[Buffer] = []
         self._began = False
         self._suspects: list[Buffer] = []
+        self._marks: dict[str, int] = {}
+        self._tries = 0
 
     def start(self, loop: Loop) -> None:
         root = unwrapped(loop.model)
@@ -95,6 +99,8 @@ class Buffers(Check):
             self._begin()
         if self._still:
             self._drift(loop, moment.step)
+        if self._means and self._tries < MOST_TRIES:
+            self._reset(loop, moment)
         dense = loop.dense(moment.step)
         if dense:
             due = [b for b in self._buffers if not b.bad]
@@ -120,6 +126,7 @@ class Buffers(Check):
                 self._still.append(b)
         means = [b for b in self._buffers if b.norm and b.key == "running_mean"]
         self._means = means or []
+        self._marks = {b.name: t._version for b in means if (t := b.tensor) is not None}
 
     def _answered(self, buffers: list[Buffer], numbers: list[float]) -> None:
         self._suspects = [b for b, n in zip(buffers, numbers, strict=True) if not b.bad and not abs(n) < float("inf")]
@@ -173,6 +180,35 @@ class Buffers(Check):
                 "evidence": f"{len(found)} buffers changed, seen before step {step}; .eval() of the frozen part stops it",
             },
         )  # fmt: skip
+
+    def _reset(self, loop: Loop, moment: Moment) -> None:
+        """Statistics written to by something else than their norm, which count from nothing again, under a norm whose own
+        parameters were not set anew."""
+        for n in window(len(self._means), MOST_NORMS, turn(moment.step)):
+            b, tensor = self._means[n], self._means[n].tensor
+            if tensor is None or tensor._version == self._marks.get(b.name):
+                continue
+            self._marks[b.name] = tensor._version
+            self._tries += 1
+            taken = moment.step - loop.first
+            counted = b.module._buffers.get("num_batches_tracked")
+            weight = getattr(b.module, "weight", None)
+            if counted is None or taken < LONG or not isinstance(weight, Tensor) or not b.module.training:
+                continue
+            again = int(counted)
+            if again > 2 * moment.forwards or 2 * again > taken or bool((weight == 1).all()):
+                continue
+            self._tries = MOST_TRIES
+            loop.judge(
+                RULE, moment.step, RULE.margin(1, 0),
+                lambda b=b, again=again, taken=taken: {  # type: ignore[misc]
+                    "message": f"the running statistics of {b.name.rpartition('.')[0]} were reset after {taken} steps: they "
+                    f"have seen {again} batch{'es' * (again > 1)} since",
+                    "where": b.name, "severity": Severity.WARN,
+                    "evidence": "num_batches_tracked began again, while the norm's own weight did not",
+                },
+            )  # fmt: skip
+            return
 
     def drop(self) -> None:
         self._buffers, self._still, self._means, self._suspects = [], [], [], []

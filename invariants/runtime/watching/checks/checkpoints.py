@@ -26,6 +26,7 @@ from karat.invariants.runtime.watching.states import (
     Likeness,
     Parts,
     elsewhere,
+    keeps_moments,
     likeness,
     live_parameters,
     loaded_into,
@@ -35,6 +36,7 @@ from karat.invariants.runtime.watching.states import (
 
 FAR = 0.5
 """Relative distance of weights from the live ones from which on they are no average of these."""
+SAME = 1e-6
 FAIL, WARN = Severity.FAIL, Severity.WARN
 
 
@@ -52,6 +54,9 @@ class Checkpoints(Check):
         self._loop: weakref.ref[Loop] | None = None
         self._expected: float | None = None
         self._position = -math.inf
+        self._trained: tuple[int, Any] | None = None
+        self._usual = False
+        """Whether the loss of a batch was recorded where no evaluation was known: then it is meant."""
 
     def start(self, loop: Loop) -> None:
         self._first, self._loop = loop.step, weakref.ref(loop)
@@ -74,6 +79,8 @@ class Checkpoints(Check):
             return
         if "position" in logged:
             self._at(loop, float(logged["position"]))
+        if (loss := logged.get("loss")) is not None:
+            self._trained = loop.step, loss.detach() if isinstance(loss, torch.Tensor) else loss
         for name, value in logged.items():
             self._evaluations.take(loop, name, value)
 
@@ -132,7 +139,7 @@ class Checkpoints(Check):
             now = "starts from nothing" if not optimizer.state else "has other moments"
             _say(loop, RESUME, step, FAIL, f"the optimizer's state in {of} was not loaded: {kind} {now}", kind)
             return
-        forgets = _keeps_moments(optimizer) and not optimizer.state
+        forgets = keeps_moments(optimizer) and not optimizer.state
         if forgets and step > 0 and weights is not None and not weights.other:
             _say(loop, RESUME, step, WARN, f"{of} has no optimizer state: {kind} starts from nothing", kind)
 
@@ -177,6 +184,8 @@ class Checkpoints(Check):
         taken = loop.step + self._offset
         if loss is not None and self._stale(loop, recorded, float(loss), taken):
             return
+        if loss is not None:
+            self._of_a_batch(loop, float(loss))
         each = [count - self._first for count in loop.taken]
         counted = {taken, taken - 1, *each, *(n - 1 for n in each)}
         if recorded is not None and recorded < taken - 1 and recorded not in counted:
@@ -199,6 +208,27 @@ class Checkpoints(Check):
             f"the last {name} is {last:.6g}",
         )  # fmt: skip
         return True
+
+    def _of_a_batch(self, loop: Loop, loss: float) -> None:
+        """Whether the loss is that of the last batch, while an evaluation of these very weights is known."""
+        trained = self._trained
+        if (
+            trained is None
+            or self._usual
+            or trained[0] < loop.step - 1
+            or abs(float(trained[1]) - loss) > SAME * abs(loss)
+        ):
+            return
+        evaluated = self._evaluations.now(loop)
+        if evaluated is None:
+            self._usual = True  # it is what this loop records
+            return
+        name, value = evaluated
+        if abs(value - loss) > SAME * abs(loss):
+            _say(
+                loop, CHECKPOINT, max(0, loop.step - 1), WARN, f"the recorded loss {loss:.6g} is the training loss of the last "
+                f"batch; {name} of the weights that are saved is {value:.6g}", "batch",
+            )  # fmt: skip
 
     # -- positions and loads ------------------------------------------------------------------------------------------
 
@@ -257,7 +287,7 @@ class Checkpoints(Check):
     def drop(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._evaluations, self._load = [], Evaluations(), None
+        self._handles, self._evaluations, self._load, self._trained = [], Evaluations(), None, None
 
 
 def _say(loop: Loop, rule: Rule, step: int, severity: Severity, message: str, where: str, evidence: str = "") -> None:
@@ -295,8 +325,3 @@ def _equal(like: Likeness) -> tuple[str, ...]:
 
 def _other(like: Likeness) -> tuple[str, ...]:
     return like.other
-
-
-def _keeps_moments(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer has anything to remember: plain SGD has nothing."""
-    return not isinstance(optimizer, torch.optim.SGD) or any(group.get("momentum") for group in optimizer.param_groups)

@@ -48,6 +48,7 @@ class Freshness(Check):
 
     def start(self, loop: Loop) -> None:
         self._safe = partial(harmless, loop, self)
+        loop.anchors = self._anchors
         self._read = loop.renamed
         for place, held in enumerate(loop.held):
             self._choose(place, held, range(len(held)))

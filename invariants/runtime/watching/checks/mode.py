@@ -40,6 +40,18 @@ class _Root:
         self.pending: tuple[int, list[str]] | None = None
         """The step of an evaluation in train mode, and what acted: judged once it is known not to be a sampling."""
         self.given: list[tuple[Any, ...]] = []
+        self.acted: list[str] = []
+        """The parts that were in train mode in the last training step that was looked at."""
+        self.evaluated = True
+        """Whether there was an evaluation since: only then is it looked at again."""
+
+    def stayed(self) -> list[str]:
+        """Parts in eval mode within a model that trains, which acted before the evaluation and are not frozen."""
+        acting = [n for n, m in self.parts.items() if m.training]
+        before, self.acted, self.evaluated = self.acted, acting, False
+        left = [n for n in before if not self.parts[n].training]
+        own = {n: list(self.parts[n].parameters(recurse=False)) for n in left}
+        return [n for n in left if not own[n] or any(p.requires_grad for p in own[n])]
 
     def active(self) -> list[str]:
         """The parts that are in train mode and act so: dropout, batch norms that keep statistics."""
@@ -73,13 +85,15 @@ class Mode(Check):
         if root is None:
             return
         training = root.module.training
+        if not training or not torch.is_grad_enabled():
+            root.evaluated = True
+            loop.stir()
         if torch.is_grad_enabled():
             if training:
                 root.trained += 1
             else:
                 root.in_eval += 1
                 root.trained += loop.so_far.untold
-                loop.stir()
         elif training:
             self._evaluated(loop, root, (args, kwargs))
 
@@ -87,7 +101,6 @@ class Mode(Check):
         """A forward without gradients in train mode: an evaluation, unless that is usual here, or one input is given again
         and again, for the dropout to be sampled."""
         step = loop.step
-        loop.stir()
         if root.occasions and root.occasions[-1] == step:
             if root.pending is not None and len(root.given) < MOST_GIVEN:
                 root.given.append(_mark(given))
@@ -129,6 +142,8 @@ class Mode(Check):
             root.trained = root.in_eval = 0
             if not wrong:
                 loop.held_for(RULE, moment.step)
+                if root.evaluated and root.module.training:
+                    self._stayed(loop, moment.step, root)
                 continue
             names = some(root.parts)
             since = "model.train() is missing after the evaluation" if before else "model.train() was never called"
@@ -137,6 +152,18 @@ class Mode(Check):
                 lambda names=names, since=since, root=root: {  # type: ignore[misc]
                     "message": f"the model trains in eval mode: {names} do not act. {since}",
                     "where": root.name, "evidence": "every forward with gradients since the last step was in eval mode",
+                },
+            )  # fmt: skip
+
+    def _stayed(self, loop: Loop, step: int, root: _Root) -> None:
+        left = root.stayed()
+        if left:
+            loop.judge(
+                RULE, step, RULE.margin(len(left), 0),
+                lambda: {
+                    "message": f"{some(left)} stay{'s' * (len(left) == 1)} in eval mode after the evaluation, while the rest "
+                    "of the model trains: .train() is missing for that part",
+                    "where": left[0], "evidence": f"{len(left)} of {len(root.parts)} parts were in train mode before it",
                 },
             )  # fmt: skip
 

@@ -289,7 +289,7 @@ class Movement(Check):
                 if distance > JUMP * scale and scale > 0:
                     changed.append((followed.held[places[n]].name, distance / scale))
             start = end
-        if not changed:
+        if not changed or step <= loop.loaded == loop.restored:  # model and optimizer were put back together
             return
         name, share = max(changed, key=lambda c: c[1])
         loop.found(

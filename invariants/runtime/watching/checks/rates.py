@@ -26,8 +26,9 @@ ROUNDING = 1e-12
 """A rate below zero by less than this share of the largest one is a rounding of zero."""
 IDLE_AT_START, IDLE_LATER = 2, 5
 """Updates in a row at rate 0 that are reported."""
-MOVES, SETTLED = 2, 5
-"""Moves of the first group after which one that stayed is reported; steps for which ratios must have held to be levelled."""
+MOVES, MOVES_APART, SETTLED = 2, 10, 5
+"""Moves of one group after which another that stayed is reported, where both began at one rate and where not; steps for
+which ratios must have held to be levelled."""
 
 
 @dataclass
@@ -200,11 +201,15 @@ class Rates(Check):
     def _stays(self, loop: Loop, moment: Moment, past: Past) -> bool:
         """A group that never moved while the first did, in a loop that sets the rates itself or declares a schedule."""
         declared = loop.spec.schedule is not None and moment.index == 0
-        if past.moves[0] < (1 if declared else MOVES) or loop.attached.driving(moment.index):
+        if loop.attached.driving(moment.index):
             return False
+        if past.moves[0] < (1 if declared else MOVES):
+            return self._first_stays(loop, moment, past)
         stays = [
             k for k, moved in enumerate(past.moves)
-            if not moved and moment.rates[k] > 0 and (declared or _same(past.first[k], past.first[0]) or self._alike(moment, k))
+            if not moved and moment.rates[k] > 0 and (
+                declared or past.moves[0] >= MOVES_APART or _same(past.first[k], past.first[0]) or self._alike(moment, k)
+            )
         ]  # fmt: skip
         if not stays:
             return False
@@ -213,6 +218,17 @@ class Rates(Check):
             "the schedule sets the first group only",
             step=moment.step, where=f"group {stays[0]}", severity=Severity.FAIL if declared else Severity.WARN,
             evidence=f"rates {_shown(moment.rates)}; group 0 moved {past.moves[0]} times",
+        )  # fmt: skip
+        return True
+
+    def _first_stays(self, loop: Loop, moment: Moment, past: Past) -> bool:
+        """The first group alone never moved, in a loop that sets the rates itself."""
+        if past.moves[0] or min(past.moves[1:]) < MOVES_APART or not moment.rates[0]:
+            return False
+        loop.found(
+            GROUPS, f"the rate of group 0 stays at {moment.rates[0]:.6g} while all others move: the schedule leaves it out",
+            step=moment.step, where="group 0", severity=Severity.WARN,
+            evidence=f"rates {_shown(moment.rates)}; the others moved {min(past.moves[1:])} times",
         )  # fmt: skip
         return True
 

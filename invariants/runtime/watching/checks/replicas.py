@@ -12,6 +12,8 @@ from functools import partial
 from karat.invariants.run.run21_replicas import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks.processes import Processes
+from karat.invariants.runtime.watching.grouping import spoken
+from karat.invariants.runtime.watching.lacking import Lacking
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import named_parameters
 from karat.invariants.runtime.watching.sampling import View, alike, fit, norms32
@@ -38,8 +40,20 @@ class Replicas(Check):
         self._open: list[tuple[Looked, int]] = []
         self._finished: list[Looked] = []
         self._processes = Processes()
+        self._lacking = Lacking()
 
     def start(self, loop: Loop) -> None:
+        self._pair(loop)
+        self._lacking.begin(loop, loop.replicas)
+        across = self._processes.start(loop)
+        if not self._pairs and not across:
+            loop.not_checked(
+                RULE, "no replicas: watch(…, replicas=[…]) has none to compare, and no other process trains"
+            )
+            loop.off(self)
+
+    def _pair(self, loop: Loop) -> None:
+        self._pairs = []
         for number, replica in enumerate(loop.replicas, 1):
             theirs = named_parameters(replica)
             for name, mine in loop.parameters.items():
@@ -49,12 +63,6 @@ class Replicas(Check):
                 views = View(mine), View(other)
                 if alike(views[0].now(), views[1].now()):
                     self._pairs.append((name, number, *views))
-        across = self._processes.start(loop)
-        if not self._pairs and not across:
-            loop.not_checked(
-                RULE, "no replicas: watch(…, replicas=[…]) has none to compare, and no other process trains"
-            )
-            loop.off(self)
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if moment.index or moment.closure:
@@ -62,6 +70,8 @@ class Replicas(Check):
         self._processes.look(loop, moment)
         if not self._pairs:
             return
+        if self._lacking.due(loop):
+            self._grown(loop, moment.step)
         for looked, place in self._open:
             self._ask(loop, looked, place)
         count = len(self._pairs)
@@ -70,6 +80,21 @@ class Replicas(Check):
         for looked, place in begun:
             self._ask(loop, looked, place)
         self._finished, self._open = [looked for looked, _ in self._open], begun
+
+    def _grown(self, loop: Loop, step: int) -> None:
+        """The model has other parameters by now: all are paired anew, and what a replica lacks after a step is said."""
+        lacks = self._lacking.now(loop, loop.replicas, step)
+        self._open = []
+        self._pair(loop)
+        if lacks:
+            loop.judge(
+                RULE, step, RULE.margin(1.0, TOLERANCE),
+                lambda: {
+                    "message": f"{spoken(lacks, list(loop.parameters))} came to the model after step {self._lacking.since - 1}, "
+                    "and a replica does not have it",
+                    "where": lacks[0], "evidence": f"by name, of {len(loop.replicas)} replicas",
+                },
+            )  # fmt: skip
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if moment.index or not self._pairs:

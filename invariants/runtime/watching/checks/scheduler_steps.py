@@ -18,6 +18,12 @@ SHORT = 20
 """Steps below which a run may end before the first epoch of its scheduler does."""
 EARLY = 10
 """Steps after which a scheduler as long as the run is to have taken more than half as many."""
+NEAR = 0.02
+"""Share of a run by which its length may differ from the scheduler's."""
+DECAYED, NOTHING, LONG = 1e-2, 1e-6, 4
+"""Shares of its peak from which on a rate has decayed, by a scheduler of DECAYS and by any other; and how many times as
+long as that took the run goes on, until it is said."""
+DECAYS = (lr_scheduler.StepLR, lr_scheduler.MultiStepLR, lr_scheduler.ExponentialLR)
 
 
 class SchedulerSteps(Check):
@@ -29,6 +35,8 @@ class SchedulerSteps(Check):
         self._done: set[int] = set()
         self._first: dict[int, tuple[float, ...]] = {}
         self._moved: set[int] = set()
+        self._peaks: dict[int, float] = {}
+        self._decayed: dict[int, int] = {}
 
     def quick(self, loop: Loop, place: int, step: int) -> bool:
         for one in loop.attached.schedulers:
@@ -67,6 +75,8 @@ class SchedulerSteps(Check):
             loop.held_for(RULE, moment.step)
             if moment.step == EARLY:
                 self._too_rare(loop, moment, one, steps)
+            if since and moment.rates:
+                self._too_soon(loop, moment, one, steps)
             return
         self._done.add(id(one))
         loop.judge(
@@ -99,6 +109,37 @@ class SchedulerSteps(Check):
                 RULE, f"{one.name} was stepped {steps} times in {moment.step} updates, and its length is that of the run, "
                 f"{loop.spec.total_steps} updates: it is to be stepped after each",
                 step=moment.step, severity=Severity.WARN, where=one.name,
+            )  # fmt: skip
+
+    def _too_soon(self, loop: Loop, moment: Moment, one: Followed, steps: int) -> None:
+        """A stepwise or exponential decay that is stepped at every update, and was over long ago."""
+        rate, key = moment.rates[0], id(one)
+        peak = self._peaks[key] = max(self._peaks.get(key, 0.0), rate)
+        share, long = (DECAYED, LONG) if type(one.scheduler) in DECAYS else (NOTHING, LONG - 1)
+        if not rate <= share * peak * (1 + 1e-6):
+            return
+        at = self._decayed.setdefault(key, moment.step)
+        if moment.step < long * max(at, LONG) or steps < moment.step or not rate:
+            return
+        self._done.add(key)
+        loop.found(
+            RULE, f"{one.name} had the rate at {share:g} of its peak after {at} updates, and at {rate / peak:.2g} after "
+            f"{moment.step}: it is stepped for each batch, as if its numbers were updates and not epochs",
+            step=moment.step, severity=Severity.WARN, where=one.name, evidence=f"{steps} steps of the scheduler so far",
+        )  # fmt: skip
+
+    def _as_long_as_it_was(self, loop: Loop, index: int) -> None:
+        """At the end: a scheduler whose length is the number of updates, and which was stepped a fraction as often."""
+        updates = loop.step - loop.first
+        for one in loop.attached.schedulers:
+            length = _length(one) if one.drives == index and id(one) not in self._done else None
+            if not length or not one.steps or 2 * one.steps > updates or abs(length - updates) > max(1, NEAR * updates):
+                continue
+            loop.found(
+                RULE, f"{one.name} is {length} steps long, as many as the run had updates, and was stepped {one.steps} times: "
+                "once an epoch, where its length counts updates",
+                step=loop.step, severity=Severity.WARN, where=one.name, phase="at the end",
+                evidence=f"{updates} updates, {one.steps} steps of the scheduler",
             )  # fmt: skip
 
     def _as_long(self, loop: Loop, one: Followed) -> bool:
@@ -144,6 +185,7 @@ class SchedulerSteps(Check):
         if not loop.early and loop.step >= SHORT:
             for index in range(len(loop.optimizers)):
                 self._never(loop, index, loop.step, "")
+                self._as_long_as_it_was(loop, index)
 
     def _never(self, loop: Loop, index: int, step: int, words: str) -> None:
         """No scheduler of an optimizer was stepped, at least one is there, and the rates are those of the first step."""
