@@ -82,6 +82,8 @@ class Loop:
         """The forward of this step, in the steps in which it is kept; see capture.py."""
         self.capture_next = True
         """Set by a check that wants the next forward to be kept."""
+        self.news = ""
+        """What changed of the forward since it was probed; the probes look at it again. See checks/changes.py."""
         self.violations: list[Violation] = []
         self.suppressed: list[Violation] = []
         self.unchecked: dict[str, str] = {}

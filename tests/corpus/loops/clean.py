@@ -7,6 +7,7 @@ from corpus.loops import (
     clean_forms,
     clean_freezing,
     clean_gradients,
+    clean_midrun,
     clean_models,
     clean_networks,
     clean_runs,
@@ -17,4 +18,5 @@ from corpus.loops.case import Clean
 CLEAN: tuple[Clean, ...] = (
     *clean_schedules.CLEAN, *clean_freezing.CLEAN, *clean_gradients.CLEAN, *clean_networks.CLEAN,
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
+    *clean_midrun.CLEAN,
 )  # fmt: skip

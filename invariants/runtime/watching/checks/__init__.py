@@ -7,6 +7,7 @@ from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.buffers import Buffers
 from karat.invariants.runtime.watching.checks.capture import Capture
+from karat.invariants.runtime.watching.checks.changes import Changes
 from karat.invariants.runtime.watching.checks.checkpoints import Checkpoints
 from karat.invariants.runtime.watching.checks.clipping import Clipping
 from karat.invariants.runtime.watching.checks.collapse import Collapse
@@ -38,7 +39,7 @@ from karat.invariants.runtime.watching.checks.unstepped import Unstepped
 from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 
 ORDER: tuple[type[Check], ...] = (
-    Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
+    Capture, Changes, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
 )  # fmt: skip

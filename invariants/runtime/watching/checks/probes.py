@@ -1,5 +1,5 @@
-"""RUN-23, 24, 25, 27, 30, 31: the forward of the first step, of step K, 2K, 4K and so on, run again a dozen times with
-inputs changed.
+"""RUN-23, 24, 25, 27, 30, 31: the forward of the first step, of a step in which it is seen to have changed, and of later
+ones, as often as they cost little, run again a dozen times with inputs changed.
 
 The probes are those of preflight; what is particular here is that the targets are read off the gradient, so that a
 next-token model is known as one without being declared.
@@ -8,6 +8,7 @@ next-token model is known as one without being declared.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -41,13 +42,23 @@ from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.replay import Replay
 
 
+MOST_NEWS = 6
+"""Times that a model is probed because something changed; beyond, as any other time."""
+SHARE = 0.01
+"""Of the time since the probes began last, what they may take; more often they are run for a reason alone."""
+
+
 class Probes(Check):
     rules = (CAUSALITY, BATCH, EVAL, DROPOUT, TWINS, INPUTS)
-    interval = "first step, step K, then after twice as many"
+    interval = "first step, step K, then after twice as many; when the forward changes; looks at 1 % of the time"
     of_forward = True
 
     def __init__(self) -> None:
         self._probed: dict[str, int] = {}
+        self._began: dict[str, float] = {}
+        self._took: dict[str, float] = {}
+        self._told: dict[str, int] = {}
+        self._news = ""
         self._reasons: dict[str, str] = {}
         self._awake: set[str] = set()
         self._zeros: set[int] | None = None
@@ -61,6 +72,8 @@ class Probes(Check):
             return
         first = captured.root not in self._probed
         self._probed[captured.root] = moment.step
+        self._news, loop.news = loop.news, ""
+        began = self._began[captured.root] = time.perf_counter()
         trained = {n: p for n, p in captured.module.named_parameters() if p.requires_grad}
         try:
             with captured.undisturbed():
@@ -71,6 +84,7 @@ class Probes(Check):
                     replay.calm()
         except NotRun as why:
             self._reasons.update({rule.id: str(why) for rule in self.rules})
+        self._took[captured.root] = time.perf_counter() - began
 
     def _fed_zeros(self, loop: Loop, moment: Moment) -> None:
         """In the last of the first steps: weights that had nothing but zeros for gradients are asked for their inputs."""
@@ -87,6 +101,12 @@ class Probes(Check):
     def _due(self, loop: Loop, captured: Captured, step: int) -> bool:
         last = self._probed.get(captured.root)
         if last is None or step >= max(2 * last, loop.every):
+            return True
+        root = captured.root
+        if loop.news and self._told.get(root, 0) < MOST_NEWS:
+            self._told[root] = self._told.get(root, 0) + 1
+            return True
+        if step > DENSE and self._took[root] < SHARE * (time.perf_counter() - self._began[root]):
             return True
         return step == 2 and last < 2 and captured.root not in self._awake  # branches that start at zero moved since
 
@@ -127,9 +147,10 @@ class Probes(Check):
         for f in outcome:
             margin = f.margin if f.margin is not None and f.margin < 0 else -1.0
 
-            def describe(f: Any = f) -> dict[str, Any]:
+            def describe(f: Any = f, news: str = self._news) -> dict[str, Any]:
+                evidence = f"{f.evidence}; since it was looked at last: {news}" if news else f.evidence
                 return {
-                    "message": f.message, "where": f.where, "evidence": f.evidence, "severity": Severity(f.severity.value)
+                    "message": f.message, "where": f.where, "evidence": evidence, "severity": Severity(f.severity.value)
                 }  # fmt: skip
 
             loop.judge(rule, step, margin, describe)
