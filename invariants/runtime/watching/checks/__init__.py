@@ -18,6 +18,7 @@ from karat.invariants.runtime.watching.checks.frozen import Frozen
 from karat.invariants.runtime.watching.checks.gradients import Gradients
 from karat.invariants.runtime.watching.checks.holdings import Holdings
 from karat.invariants.runtime.watching.checks.labels import Labels
+from karat.invariants.runtime.watching.checks.later_data import LaterData
 from karat.invariants.runtime.watching.checks.logged import LoggedLosses
 from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.losses import Losses
@@ -41,7 +42,7 @@ from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 ORDER: tuple[type[Check], ...] = (
     Capture, Changes, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
-    Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
+    Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
 )  # fmt: skip
 
 
