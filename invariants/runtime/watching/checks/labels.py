@@ -50,7 +50,7 @@ class Labels(Check):
         self._told: tuple[int, Tensor, Any] | None = None
         """Targets and inputs that were logged in a step, until its gradient tells which of them count."""
         self._trailing: list[int | None] = []
-        self._padded = False
+        self._padded, self._near = False, 0
         self._asked: set[str] = set()
         self._lay: dict[str, str] = {}
         """How the targets of each root lay to its inputs when last seen."""
@@ -193,7 +193,8 @@ class Labels(Check):
         token = trailing(inputs, reading.targets)
         self._trailing = [*self._trailing[1 - BATCHES :], token]
         if token is not None:
-            loop.capture_next = True  # to be sure soon
+            self._near += 1
+            loop.capture_next |= self._near <= 4 * BATCHES  # to be sure soon
             told = set(self._trailing)
             if len(self._trailing) == BATCHES and len(told) == 1:
                 self._padded = True

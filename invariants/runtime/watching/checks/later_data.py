@@ -29,6 +29,7 @@ LEAST = 8
 """Samples, or labels, of a batch that tells."""
 IN_A_ROW = {"inputs": 2, "labels": 3, "targets": 4}
 """Looks in a row at which something is odd, until it is said."""
+MOST_ASKED = 16
 ENOUGH = 64
 """Targets that are needed to tell chance."""
 ABOVE, NEAR = 0.3, 2.5
@@ -111,7 +112,7 @@ class LaterData(Check):
             course = root.inputs.setdefault(path, Course())
             if not course.take(not bool((t != t[:1]).any()), step):
                 continue
-            again = True
+            again |= course.odd < IN_A_ROW["inputs"]
             value = t.flatten()[0]
             loop.judge(
                 INPUTS, course.since, INPUTS.margin(float(course.odd >= IN_A_ROW["inputs"]), 0),
@@ -143,7 +144,7 @@ class LaterData(Check):
                     "severity": Severity.WARN,
                 },
             )  # fmt: skip
-        return odd
+        return odd and root.labels.odd < IN_A_ROW["labels"]
 
     # -- 39 -----------------------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class LaterData(Check):
                 "chance", "severity": Severity.WARN,
             },
         )  # fmt: skip
-        return True
+        return not certain and root.odd < MOST_ASKED
 
     def drop(self) -> None:
         self._roots = {}
