@@ -14,7 +14,8 @@ RULE = Rule(
     unit="modules",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step, step K, then after twice as many",
+    when="before the first step; first step, step K, then after twice as many; soon after the forward is seen to change; at "
+    "later looks where it takes below 1 % of the time since the last",
     limits=(
         "two forwards of one batch",
         "functional dropout is seen by its rate alone",

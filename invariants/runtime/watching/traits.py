@@ -71,7 +71,7 @@ class Attributes:
         self._versions = self._written()
 
     def _hold(self, name: str, space: Mapping[str, Any], known: set[int]) -> None:
-        keys = [key for key, value in space.items() if isinstance(value, PLAIN) and isinstance(key, str)]
+        keys = [k for k, v in space.items() if isinstance(v, PLAIN) and isinstance(k, str) and not k.startswith("__")]
         if keys and id(space) not in known:
             known.add(id(space))
             self._holders.append(Holder(name, space, keys))

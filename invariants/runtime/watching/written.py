@@ -1,7 +1,8 @@
 """RUN-16: what is written to parameters between two steps by something else than the optimizer, told from what a loop means.
 
-A bound on a norm multiplies a parameter. Slow weights, or a restart towards zero, leave one that is like what it was, and a
-loop that means them does so again: that is waited for. A parameter that is another one is said at once.
+A bound on a norm multiplies a parameter, and pruning makes zeros of some of it. Slow weights, or a restart towards zero,
+leave one that is like what it was, and a loop that means them does so again: that is waited for. A parameter that is
+another one is said at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from karat.invariants.run.rule import Severity
@@ -35,6 +36,12 @@ class Pending:
     step: int
     say: Callable[[], None] | None
     places: frozenset[int]
+
+
+def _codes(loop: Loop, name: str) -> bool:
+    """Whether a parameter is a table of codes, of which some rows may be started again."""
+    owner = dict(loop.model.named_modules()).get(name.rpartition(".")[0])
+    return isinstance(owner, nn.Embedding) or "code" in name
 
 
 class Written:
@@ -62,7 +69,8 @@ class Written:
             now = followed.few[places[n]]
             old, start = ends[start : start + len(now)], start + len(now)
             distance, scale = float(torch.linalg.vector_norm(now - old)), float(torch.linalg.vector_norm(old))
-            if places[n] in fresh and distance > JUMP * scale and scale > 0:
+            masked = bool(((now == old) | (now == 0)).all() & (now == old).any())  # pruned
+            if places[n] in fresh and distance > JUMP * scale and scale > 0 and not masked:
                 changed.append((followed.held[places[n]].name, distance / scale))
                 like = min(like, float(cosine_similarity(now.float(), old.float(), 0)))
         if not changed or like > SCALED:
@@ -74,7 +82,8 @@ class Written:
             f"step {step}, by something else than the optimizer: initialised again, loaded, or not restored",
             evidence=f"{len(changed)} parameters were written to: {', '.join(n for n, _ in changed[:4])}",
         )  # fmt: skip
-        if like < RELATED or step > LATEST:
+        codes = all(_codes(loop, name) for name, _ in changed)  # which are placed on samples when nobody uses them
+        if (like < RELATED and not codes) or step > LATEST:
             say()
         elif id(followed) not in self.waiting:
             self.waiting[id(followed)] = Pending(step, say, frozenset(fresh))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from corpus.loops.case import Attach
-from corpus.loops.materials import D, H, K, T, V, batches, clean, labelled, mlp, next_token, text, windows
-from corpus.loops.midrun import FROM, STEPS, Decoder, Dropping, decoder, dropping, past
+from corpus.loops.materials import D, H, K, T, batches, clean, labelled, mlp, next_token, text, windows
+from corpus.loops.midrun import FROM, STEPS, Decoder, decoder, dropping, past
 from torch import Tensor, nn
 
 
@@ -60,9 +60,7 @@ def causal_to_masked(attach: Attach) -> None:
             loss = next_token(model(x), y)
         else:
             hidden = torch.rand(x.shape, generator=draw) < 0.3
-            loss = next_token(
-                model(x.masked_fill(hidden, 0), torch.ones(T, T).bool()), x.masked_fill(~hidden, -100)
-            )
+            loss = next_token(model(x.masked_fill(hidden, 0), torch.ones(T, T).bool()), x.masked_fill(~hidden, -100))
         step_of(model, optimizer, loss)
 
 

@@ -10,9 +10,9 @@ from corpus.loops.materials import (
     D,
     H,
     K,
+    Language,
     T,
     V,
-    Language,
     batches,
     buggy,
     labelled,
@@ -151,7 +151,9 @@ def mask_by_configuration(attach: Attach, bug: bool) -> None:
         FUSED["causal"] = True
 
 
-@buggy("a prefix that everyone may see is switched on, and its own tokens are still predicted", "causality", effect=FROM)
+@buggy(
+    "a prefix that everyone may see is switched on, and its own tokens are still predicted", "causality", effect=FROM
+)
 def prefix_is_predicted(attach: Attach, bug: bool) -> None:
     model, optimizer = decoder()
     attach(model, optimizer)
@@ -282,7 +284,9 @@ def rows_mixed_later(attach: Attach, bug: bool) -> None:
         optimizer.step()
 
 
-@buggy("the model is switched to give probabilities, as for an export, and the loss takes logits", "softmax", effect=FROM)
+@buggy(
+    "the model is switched to give probabilities, as for an export, and the loss takes logits", "softmax", effect=FROM
+)
 def softmax_later(attach: Attach, bug: bool) -> None:
     model, optimizer = dropping()
     attach(model, optimizer)
@@ -399,7 +403,9 @@ def cast_later(attach: Attach, bug: bool) -> None:
         optimizer.step()
 
 
-@buggy("a scale that is annealed goes to zero, and the outputs are one for all", "collapse", "gradient-reach", effect=FROM)
+@buggy(
+    "a scale that is annealed goes to zero, and the outputs are one for all", "collapse", "gradient-reach", effect=FROM
+)
 def scaled_away(attach: Attach, bug: bool) -> None:
     model, optimizer = dropping()
     attach(model, optimizer)

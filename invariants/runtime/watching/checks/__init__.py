@@ -42,7 +42,8 @@ from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 ORDER: tuple[type[Check], ...] = (
     Capture, Changes, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
-    Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
+    Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
+    Checkpoints,
 )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class Changes(Check):
         if loop.call is not None:
             module, args, kwargs, autocast = loop.call
             self._compare(loop, (id(module), "call"), of_call(module, args, kwargs, autocast))
-        if step == DENSE - 1 or loop.dense(step) and step > DENSE:
+        if step == DENSE - 1 or (loop.dense(step) and step > DENSE):
             self._attributes = Attributes(loop.model)  # with what came to the model since
 
     def _compare(self, loop: Loop, key: tuple[int, str], now: dict[str, Any]) -> None:

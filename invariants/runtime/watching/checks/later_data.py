@@ -191,5 +191,3 @@ def _deviation(chance: float, count: int) -> float:
 def _name(captured: Captured, path: Path) -> str:
     name = argument(captured.module, path)
     return f"{spelled(path[1:])} ({name})" if name and name not in path else spelled(path[1:])
-
-

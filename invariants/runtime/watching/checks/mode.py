@@ -92,7 +92,9 @@ class Mode(Check):
             return
         root.occasions.append(step)
         active = root.active()
-        if root.occasions[-2:-1] == [step - 1]:  # in steps that follow each other: samples that are chosen by their loss
+        if root.occasions[-2:-1] == [
+            step - 1
+        ]:  # in steps that follow each other: samples that are chosen by their loss
             root.pending = None
             return
         if step < SETTLED or len(root.occasions) > USUAL * (step + 1) or not active:

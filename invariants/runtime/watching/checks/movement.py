@@ -12,7 +12,6 @@ from operator import eq
 import torch
 from torch import Tensor
 
-from karat.invariants.run.rule import Severity
 from karat.invariants.run.run16_parameter_moves import RULE as MOVES
 from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run54_update_ratio import RULE as RATIO

@@ -41,7 +41,6 @@ from karat.invariants.runtime.watching.looks import (
 from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.replay import Replay
 
-
 MOST_NEWS = 6
 """Times that a model is probed because something changed; beyond, as any other time."""
 SHARE = 0.01
