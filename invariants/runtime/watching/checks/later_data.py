@@ -21,7 +21,7 @@ from karat.invariants.runtime.preflight.trees import Path, spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
-from karat.invariants.runtime.watching.reading import Reading
+from karat.invariants.runtime.watching.reading import Reading, part, read_binary
 
 ORDERLY = 3
 """Looks at which all was in order, before anything counts as a change."""
@@ -30,6 +30,9 @@ LEAST = 8
 IN_A_ROW = {"inputs": 2, "labels": 3, "targets": 4}
 """Looks in a row at which something is odd, until it is said."""
 MOST_ASKED = 16
+UNLIKELY = 1e-6
+FAR, KEPT = 20.0, 8
+"""Times that an input is larger or smaller than at the last looks."""
 ENOUGH = 64
 """Targets that are needed to tell chance."""
 ABOVE, NEAR = 0.3, 2.5
@@ -74,6 +77,10 @@ class Answers:
 class _Root:
     inputs: dict[Path, Course] = field(default_factory=dict)
     labels: Course = field(default_factory=Course)
+    labels_seen: Tensor | None = None
+    sizes: list[float] = field(default_factory=list)
+    """Of the only input of numbers, root mean square at the last looks."""
+    other: Course = field(default_factory=Course)
     best: float = 0.0
     answers: Answers = field(default_factory=Answers)
     odd: int = 0
@@ -97,8 +104,10 @@ class LaterData(Check):
         reading = captured.readings.get(captured.main or ())
         if reading is not None and reading.counted >= LEAST:
             targets = reading.targets[reading.counts]
-            again |= self._labels(loop, moment.step, targets, reading, root)
+            again |= self._labels(loop, moment.step, targets, reading.classes, root)
             again |= self._answers(loop, moment.step, targets, reading, root)
+        elif reading is None and (two := _binary(captured)) is not None and len(two) >= LEAST:
+            again |= self._labels(loop, moment.step, two, 2, root)
         if again:
             loop.capture_next = True
 
@@ -124,21 +133,52 @@ class LaterData(Check):
                     "severity": Severity.WARN,
                 },
             )  # fmt: skip
-        return again
+        return again | self._size(loop, step, captured, root)
+
+    def _size(self, loop: Loop, step: int, captured: Captured, root: _Root) -> bool:
+        """Whether the only input of numbers has another size by far than it had at each look up to now, as of what is
+        normalised twice, or no longer."""
+        given = {p: t for p, t in captured.inputs.items() if t.is_floating_point() and t.ndim > 1 and len(t) >= LEAST}
+        if len(given) != 1:
+            return False
+        path, t = next(iter(given.items()))
+        now = float(part(t).detach().double().square().mean().sqrt())
+        if not math.isfinite(now) or now == 0:
+            return False
+        low, high = min(root.sizes, default=now), max(root.sizes, default=now)
+        odd = root.other.take(not low / FAR <= now <= high * FAR and high <= FAR * low, step)
+        if not odd:
+            root.sizes.append(now)
+            del root.sizes[:-KEPT]
+            return False
+        loop.judge(
+            INPUTS, root.other.since, INPUTS.margin(float(root.other.odd >= IN_A_ROW["inputs"]), 0),
+            lambda: {
+                "message": f"from step {root.other.since} on the input {_name(captured, path)} has a root mean square of "
+                f"{now:.3g}, and had {low:.3g} to {high:.3g} up to then: it is scaled twice, or not at all",
+                "where": f"size of {spelled(path[1:])}", "evidence": f"{root.other.odd} batches, one after the other",
+                "severity": Severity.WARN,
+            },
+        )  # fmt: skip
+        return root.other.odd < IN_A_ROW["inputs"]
 
     # -- 41 -----------------------------------------------------------------------------------------------------------
 
-    def _labels(self, loop: Loop, step: int, targets: Tensor, reading: Reading, root: _Root) -> bool:
-        """Of three classes or more: a critic of two may well be given one of them at a time."""
-        if reading.classes < 3:
-            return False
+    def _labels(self, loop: Loop, step: int, targets: Tensor, classes: int, root: _Root) -> bool:
+        """Whether batches hold one class alone, of what had several: not of a critic that is given one at a time from the
+        start, nor where one class is so frequent that a batch may well hold no other."""
         odd = root.labels.take(bool((targets == targets[0]).all()), step)
-        if odd:
+        here = targets.bincount(minlength=classes).cpu()
+        if not odd:
+            root.labels_seen = here if root.labels_seen is None else root.labels_seen + here
+        elif root.labels_seen is not None:
             count = root.labels.odd
+            frequent = float(root.labels_seen.max() / root.labels_seen.sum())
+            certain = count >= IN_A_ROW["labels"] and frequent ** (count * len(targets)) < UNLIKELY
             loop.judge(
-                LABELS, root.labels.since, LABELS.margin(float(count >= IN_A_ROW["labels"]), 0),
+                LABELS, root.labels.since, LABELS.margin(float(certain), 0),
                 lambda: {
-                    "message": f"from step {root.labels.since} on each batch holds one class alone, of {reading.classes}: "
+                    "message": f"from step {root.labels.since} on each batch holds one class alone, of {classes}: "
                     "up to then there were several (data that are sorted, and not shuffled)",
                     "where": "batch", "evidence": f"{count} batches, one after the other, of {len(targets)} labels",
                     "severity": Severity.WARN,
@@ -160,7 +200,7 @@ class LaterData(Check):
             root.best = max(root.best, above if len(said) >= LEAST else 0.0)
             root.answers, root.odd = Answers(), 0
             return False
-        if chance < BY_CHANCE or float(told.max()) > 0.9:
+        if chance < BY_CHANCE or float(told.max()) > 0.9 or bool((targets == targets[0]).all()):
             return False
         root.since = root.since if root.odd else step
         root.odd += 1
@@ -186,6 +226,13 @@ class LaterData(Check):
 
 def _deviation(chance: float, count: int) -> float:
     return math.sqrt(max(chance * (1 - chance), 1e-9) * count)
+
+
+def _binary(captured: Captured) -> Tensor | None:
+    """The targets of a binary cross-entropy of the main output, 0 or 1, where the loss is one."""
+    output, gradient = captured.outputs.get(captured.main or ()), captured.gradients.get(captured.main or ())
+    found = read_binary(output, gradient) if output is not None and gradient is not None else None
+    return found.targets if found is not None else None
 
 
 def _name(captured: Captured, path: Path) -> str:
