@@ -82,14 +82,14 @@ class Loop:
         """The forward of this step, in the steps in which it is kept; see capture.py."""
         self.capture_next = True
         """Set by a check that wants the next forward to be kept."""
-        self.news = ""
-        """What changed of the forward since it was probed; the probes look at it again. See checks/changes.py."""
         self.violations: list[Violation] = []
         self.suppressed: list[Violation] = []
         self.unchecked: dict[str, str] = {}
         self.tallies: dict[str, Tally] = {}
         self.fingerprint: dict[str, str] = {}
         """What the run started from: the weights, the first batch. RUN-45 compares runs by it."""
+        self.news = ""
+        """What changed of the forward since it was probed; the probes look at it again. See checks/changes.py."""
         self.began = time.perf_counter()
         self.off_duty: set[int] = set()
         self.resting: set[tuple[int, str]] = set()
