@@ -19,7 +19,8 @@ RULE = Rule(
     "step 2; whether all samples are alike: first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "FAIL only where no input at all has an effect",
-        "an input that turns the same for all samples of a batch counts after three looks at which it was not",
+        "an input that turns the same for all samples of a batch, or the only input 20 times larger or smaller, counts after "
+        "three looks at which it was not",
         "inputs named mask, label, type, position, length or index; labels that act on a loss among the outputs",
         "a weak effect counts as one",
         "models without attention, recurrence or convolution need not mix positions",

@@ -361,9 +361,30 @@ def head_of_another_task(attach: Attach) -> None:
         step_of(model, optimizer, F.cross_entropy(model(x), y))
 
 
+@clean
+def louder_by_turns(attach: Attach) -> None:
+    """Inputs of other sizes by turns, and larger on the whole from step to step."""
+    model, optimizer = dropping()
+    attach(model, optimizer)
+    for step, (x, y) in enumerate(batches(*labelled(), STEPS)):
+        step_of(model, optimizer, F.cross_entropy(model(x * (1 + 4 * (step % 3)) * 1.05**step), y))
+
+
+@clean
+def hardly_any_positive(attach: Attach) -> None:
+    """One label of twenty is positive, so that many a batch has none."""
+    model = mlp(out=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    attach(model, optimizer)
+    draw = torch.Generator().manual_seed(8)
+    for x, _ in batches(*labelled(2048), 2 * STEPS):
+        y = (torch.rand(len(x), generator=draw) < 0.05).float()
+        step_of(model, optimizer, F.binary_cross_entropy_with_logits(model(x).squeeze(-1), y))
+
+
 CLEAN = (
     longer_and_longer, growing_prefix, causal_to_masked, mask_by_turns, larger_images, unfrozen_later, other_loss_later,
     dropout_by_schedule, quantised_later, autocast_later, norms_frozen_later, hard_samples_later, new_task_later,
     projected_now_and_then, shrunk_and_perturbed, looked_ahead, codes_that_collapse_and_recover, codes_started_again,
-    warm_then_hard_samples, constant_targets_of_critics, head_of_another_task,
+    warm_then_hard_samples, constant_targets_of_critics, head_of_another_task, louder_by_turns, hardly_any_positive,
 )  # fmt: skip

@@ -416,9 +416,32 @@ def scaled_away(attach: Attach, bug: bool) -> None:
         optimizer.step()
 
 
+@buggy("pixels are divided by 255 a second time, in the transform of the second stage", "inputs", effect=FROM)
+def scaled_twice_later(attach: Attach, bug: bool) -> None:
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    attach(model, optimizer)
+    for step, (x, y) in enumerate(batches(*labelled(), STEPS)):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x / 255 if bug and step >= FROM else x), y).backward()
+        optimizer.step()
+
+
+@buggy("a threshold that is moved in mid-run makes all labels of two negative", "labels", effect=FROM)
+def all_negative_later(attach: Attach, bug: bool) -> None:
+    model = mlp(out=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    attach(model, optimizer)
+    for step, (x, y) in enumerate(batches(*labelled(), STEPS)):
+        threshold = K if bug and step >= FROM else 1
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(model(x).squeeze(-1), (y > threshold).float()).backward()
+        optimizer.step()
+
+
 CASES = (
     mask_flag_off, mask_not_given, mask_of_ones, mask_buffer_filled, mask_by_configuration, prefix_is_predicted,
     shifted_twice_later, not_shifted_later, one_class_later, labels_shuffled_later, dropout_left_off, sampling_left_on,
     rows_mixed_later, softmax_later, zeros_later, zeros_of_a_regression, second_input_zeros, branch_falls_out,
-    branch_detached_later, padding_later, cast_later, scaled_away,
+    branch_detached_later, padding_later, cast_later, scaled_away, scaled_twice_later, all_negative_later,
 )  # fmt: skip
