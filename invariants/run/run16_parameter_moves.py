@@ -22,7 +22,8 @@ RULE = Rule(
         "parameters in shards (FSDP, DeepSpeed ZeRO-3)",
         "preflight takes one step, on one batch: smaller rates later are not seen",
         "that no step is taken at all is a WARN: after 24 backward passes from cleared gradients, and at the end",
-        "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start",
+        "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start, "
+        "or again soon; multiplied by a number, or pruned, they are not meant",
     ),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/20215",
     example="model.head.requires_grad_(False)\noptimizer = SGD(model.head.parameters(), lr=0.1)  # holds nothing that trains",

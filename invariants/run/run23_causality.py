@@ -14,9 +14,11 @@ RULE = Rule(
     unit="of the output",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step, step K, then after twice as many",
+    when="before the first step; first step, steps 32, 128 and K, then after twice as many; soon after the forward is seen to "
+    "change",
     limits=(
         "it looks at three positions of one batch, whose axes are (batch, time, …)",
+        "a change is seen in attributes of modules, arguments, buffers, or the operations of the graph, not in numbers",
         "where it is not declared, only when the targets are the inputs shifted by one",
     ),
     source="https://github.com/huggingface/transformers/issues/48745",

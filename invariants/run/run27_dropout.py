@@ -14,7 +14,8 @@ RULE = Rule(
     unit="modules",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step, step K, then after twice as many",
+    when="before the first step; first step, steps 32, 128 and K, then after twice as many; soon after the forward is seen to "
+    "change",
     limits=(
         "two forwards of one batch",
         "functional dropout is seen by its rate alone",

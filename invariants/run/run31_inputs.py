@@ -14,10 +14,13 @@ RULE = Rule(
     unit="inputs",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step, step K, then after twice as many; weights without gradient are asked for their "
-    "inputs at step 2",
+    when="before the first step; first step, steps 32, 128 and K, then after twice as many; soon after the forward is seen to "
+    "change; weights without gradient are asked for their inputs at "
+    "step 2; whether all samples are alike: first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "FAIL only where no input at all has an effect",
+        "an input that turns the same for all samples of a batch, or the only input 20 times larger or smaller, counts after "
+        "three looks at which it was not",
         "inputs named mask, label, type, position, length or index; labels that act on a loss among the outputs",
         "a weak effect counts as one",
         "models without attention, recurrence or convolution need not mix positions",

@@ -17,6 +17,7 @@ RULE = Rule(
     when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
         "a collapse between two steps that are looked at",
+        "while every parameter still gets a gradient, as through a codebook, one output for all counts when it lasts 12 steps",
         "the first 8 steps count only after outputs differed",
     ),
     source="https://github.com/open-edge-platform/physical-ai-studio/issues/998",

@@ -18,6 +18,7 @@ RULE = Rule(
     limits=(
         "FAIL where the model is declared causal and the targets are its inputs themselves",
         "it looks only where tokens go in and a cross-entropy of class indices comes out, or both are logged",
+        "targets in another order than the inputs: where the model answered right before, and by chance in four looks in a row",
         "an autoencoder, whose positions see each other, is not meant",
     ),
     source="https://github.com/huggingface/transformers/issues/47394",

@@ -118,6 +118,8 @@ class Loop:
         self.tallies: dict[str, Tally] = {}
         self.fingerprint: dict[str, str] = {}
         """What the run started from: the weights, the first batch. RUN-45 compares runs by it."""
+        self.news = ""
+        """What changed of the forward since it was probed; the probes look at it again. See checks/changes.py."""
         self.began = time.perf_counter()
         self.off_duty: set[int] = set()
         self.resting: set[tuple[int, str]] = set()

@@ -8,6 +8,7 @@ from corpus.loops import (
     clean_freezing,
     clean_gradients,
     clean_keeping,
+    clean_midrun,
     clean_models,
     clean_networks,
     clean_runs,
@@ -19,4 +20,5 @@ CLEAN: tuple[Clean, ...] = (
     *clean_schedules.CLEAN, *clean_freezing.CLEAN, *clean_gradients.CLEAN, *clean_networks.CLEAN,
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
     *clean_keeping.CLEAN,
+    *clean_midrun.CLEAN,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
 from karat.invariants.runtime.watching.checks.buffers import Buffers
 from karat.invariants.runtime.watching.checks.capture import Capture
+from karat.invariants.runtime.watching.checks.changes import Changes
 from karat.invariants.runtime.watching.checks.checkpoints import Checkpoints
 from karat.invariants.runtime.watching.checks.clipped import Clipped
 from karat.invariants.runtime.watching.checks.clipping import Clipping
@@ -20,6 +21,7 @@ from karat.invariants.runtime.watching.checks.frozen import Frozen
 from karat.invariants.runtime.watching.checks.gradients import Gradients
 from karat.invariants.runtime.watching.checks.holdings import Holdings
 from karat.invariants.runtime.watching.checks.labels import Labels
+from karat.invariants.runtime.watching.checks.later_data import LaterData
 from karat.invariants.runtime.watching.checks.logged import LoggedLosses
 from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.losses import Losses
@@ -43,10 +45,10 @@ from karat.invariants.runtime.watching.checks.unstepped import Unstepped
 from karat.invariants.runtime.watching.checks.weight_decay import WeightDecay
 
 ORDER: tuple[type[Check], ...] = (
-    Capture, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
+    Capture, Changes, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
-    Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, Probes, Split, Repeats, Origin, LoggedLosses, Checkpoints,
-    Moments, Crossing, Clipped, Added, Reseeded,
+    Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
+    Checkpoints, Moments, Crossing, Clipped, Added, Reseeded,
 )  # fmt: skip
 
 

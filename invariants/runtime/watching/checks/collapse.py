@@ -18,6 +18,8 @@ EARLY = 3
 SHRUNK = 0.06
 ONE_WAY, TURNED = 0.1, 0.15
 """Spread of directions, and that over the one at the first look, below which outputs all point one way."""
+LASTS = 12
+"""Steps that one output for all must last where all parameters get a gradient."""
 LEFT = 0.1
 """Of a logged entropy, over its mean of the first ten."""
 FIRST_ENTROPIES = 10
@@ -32,6 +34,8 @@ class Collapse(Check):
         self._entropies: dict[str, list[float]] = {}
         self._spreads: dict[str, list[float]] = {}
         self._turned: dict[str, float] = {}
+        self._equal: dict[str, int] = {}
+        """The step since which a root's outputs are equal."""
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         captured = loop.captured
@@ -45,11 +49,15 @@ class Collapse(Check):
         if not math.isfinite(seen.size):
             return
         before = self._spreads.setdefault(captured.root, [])
+        if not seen.equal:
+            self._equal.pop(captured.root, None)
         shrunk = len(before) == EARLY and seen.typical < min(SHRUNK * min(before), 0.05 * seen.size)
         if len(before) < EARLY and not seen.equal:
             before.append(seen.typical)
         one_way = self._one_way(captured, path)
         message, evidence = "", f"spread over the samples {seen.typical:.3g}, largest output {seen.size:.3g}"
+        if seen.equal and self._passing(moment, captured.root):
+            return
         if seen.equal and (before or moment.step >= LIGHT):  # before that, a head of zeros that has not moved yet
             message = f"the outputs are the same for all {x.shape[0]} samples of a batch that differ"
         elif shrunk:
@@ -66,6 +74,12 @@ class Collapse(Check):
                 COLLAPSE, moment.step, COLLAPSE.margin(float(bool(message)), 0.0),
                 lambda: {"message": message, "where": captured.root, "evidence": evidence},
             )  # fmt: skip
+
+    def _passing(self, moment: Moment, root: str) -> bool:
+        """Whether one output for all may pass: every parameter gets a gradient, as where samples share a code at first."""
+        first = self._equal.setdefault(root, moment.step)
+        alive = bool(moment.grads) and all(bool(g.any()) for g in moment.grads.values() if not g.is_sparse)
+        return alive and moment.step - first < LASTS
 
     def _one_way(self, captured: Captured, path: Path) -> float | None:
         """The spread of the directions of the outputs, where a loss of directions alone has all but ended it."""

@@ -50,7 +50,10 @@ class Labels(Check):
         self._told: tuple[int, Tensor, Any] | None = None
         """Targets and inputs that were logged in a step, until its gradient tells which of them count."""
         self._trailing: list[int | None] = []
+        self._padded, self._near = False, 0
         self._asked: set[str] = set()
+        self._lay: dict[str, str] = {}
+        """How the targets of each root lay to its inputs when last seen."""
         self._why = (
             "the gradient at the outputs is not that of a cross-entropy of class indices, and no targets were logged"
         )
@@ -74,6 +77,11 @@ class Labels(Check):
             return
         found = {path: relation(tokens, reading.targets) for path, tokens in inputs.items()}
         names = set(found.values())
+        if names != {""}:
+            now = "same" if names == {"same"} else "other"
+            if now == "same" and self._lay.get(captured.root) == "other":
+                loop.news = loop.news or "the targets, which are the inputs themselves now"
+            self._lay[captured.root] = now
         if len(names) == 1 and "" not in names:
             self._relation(loop, moment.step, names.pop(), int(reading.counts.sum()))
         elif "next" in names:
@@ -180,10 +188,16 @@ class Labels(Check):
             if held:
                 self._counted(loop, step, pad, count, held, "padding_idx of the model's embedding", Severity.WARN)
             return
-        if len(self._trailing) < BATCHES:
-            self._trailing.append(trailing(inputs, reading.targets))
+        if self._padded:
+            return
+        token = trailing(inputs, reading.targets)
+        self._trailing = [*self._trailing[1 - BATCHES :], token]
+        if token is not None:
+            self._near += 1
+            loop.capture_next |= self._near <= 4 * BATCHES  # to be sure soon
             told = set(self._trailing)
-            if len(self._trailing) == BATCHES and len(told) == 1 and (token := told.pop()) is not None:
+            if len(self._trailing) == BATCHES and len(told) == 1:
+                self._padded = True
                 count, held = counted_padding(inputs, reading.targets, token)
                 why = f"it fills the ends of sequences in {BATCHES} batches and stands nowhere else"
                 self._counted(loop, step, token, count, held, why, Severity.WARN)

@@ -109,6 +109,11 @@ class Mode(Check):
             return
         root.occasions.append(step)
         active = root.active()
+        if root.occasions[-2:-1] == [
+            step - 1
+        ]:  # in steps that follow each other: samples that are chosen by their loss
+            root.pending = None
+            return
         if step < SETTLED or len(root.occasions) > USUAL * (step + 1) or not active:
             return
         root.pending, root.given = (step, active), [_mark(given)]
@@ -134,7 +139,8 @@ class Mode(Check):
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         for root in self._roots.values():
-            self._judge(loop, root)
+            if root.pending is not None and root.pending[0] < moment.step:
+                self._judge(loop, root)
             if not root.trained and not root.in_eval:
                 continue
             wrong = root.in_eval and not root.trained and not any(m.training for m in root.parts.values())

@@ -12,7 +12,6 @@ from operator import eq
 import torch
 from torch import Tensor
 
-from karat.invariants.run.rule import Severity
 from karat.invariants.run.run16_parameter_moves import RULE as MOVES
 from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run54_update_ratio import RULE as RATIO
@@ -31,6 +30,7 @@ from karat.invariants.runtime.watching.sampling import (
     versions,
     window,
 )
+from karat.invariants.runtime.watching.written import Written
 
 MOST_READ = 32
 """Parameters whose counters are read in a step."""
@@ -41,9 +41,8 @@ MOST_KEPT = 4
 PATIENCE = {True: 2, False: 8}
 """Looks in a row at which a parameter stands still: of torch's own optimizers, of others, which may collect steps."""
 TOO_LARGE, IN_A_ROW = 1.0, 3
-DESIGN, JUMP = 3, 0.05
-"""First steps between which a loop may show that it writes to parameters by design; and the share of a parameter's norm from
-which a later change counts as one."""
+DESIGN = 3
+"""First steps between which a loop may show that it writes to parameters by design."""
 
 
 class Movement(Check):
@@ -56,6 +55,7 @@ class Movement(Check):
         self._answers: list[tuple[int, int, list[Look]]] = []
         self._rounding = Rounding()
         self._stale = False
+        self._written = Written()
 
     def start(self, loop: Loop) -> None:
         if sharded(loop.model):
@@ -110,6 +110,8 @@ class Movement(Check):
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if self._answers:
             self._judge(loop)
+        if self._written.waiting:
+            self._written.say(moment.step)
         if loop.dense(moment.step):
             self._someone_trains(loop, moment)
             self._rounding.types(loop, moment)
@@ -271,40 +273,25 @@ class Movement(Check):
         if now == counts:
             return
         touched = [places[n] for n, a, b in zip(looked, counts, now, strict=True) if a != b]
+        self._written.again(followed, step, touched)
         fresh = [p for p in touched if p not in followed.usual]
         if step <= DESIGN:  # a loop that clamps, masks or projects does so from the start
             followed.usual.update(touched)
             return
         if not fresh or ends is None:
             return
-        seen = {places[looked[k]] for k in kept}
-        followed.usual.update(p for p in fresh if p in seen)
-        changed, start = [], 0
-        for n in (looked[k] for k in kept):
-            end = start + len(followed.few[places[n]])
-            if places[n] in fresh:
-                old = ends[start:end]
-                distance = float(torch.linalg.vector_norm(followed.few[places[n]] - old))
-                scale = float(torch.linalg.vector_norm(old))
-                if distance > JUMP * scale and scale > 0:
-                    changed.append((followed.held[places[n]].name, distance / scale))
-            start = end
-        if not changed or step <= loop.loaded == loop.restored:  # model and optimizer were put back together
-            return
-        name, share = max(changed, key=lambda c: c[1])
-        loop.found(
-            MOVES, step=step, severity=Severity.WARN, where=name, margin=-1.0,
-            message=f"{name or 'a parameter'} was changed by {share:.3g} of its norm after step {step - 1} and before "
-            f"step {step}, by something else than the optimizer: initialised again, loaded, or not restored",
-            evidence=f"{len(changed)} parameters were written to: {', '.join(n for n, _ in changed[:4])}",
-        )  # fmt: skip
+        if step <= loop.loaded == loop.restored:
+            return  # model and optimizer were put back together
+        self._written.judge(loop, followed, step, fresh, looked, kept, ends)
 
     def finish(self, loop: Loop) -> None:
         loop.transfer.bring()
         self._judge(loop)
+        self._written.say()
 
     def drop(self) -> None:
         self._followed, self._taken, self._answers = {}, {}, []
+        self._written.drop()
 
 
 def _matters(places: list[int], followed: Followed) -> bool:

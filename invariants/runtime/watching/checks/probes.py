@@ -1,5 +1,5 @@
-"""RUN-23, 24, 25, 27, 30, 31: the forward of the first step, of step K, 2K, 4K and so on, run again a dozen times with
-inputs changed.
+"""RUN-23, 24, 25, 27, 30, 31: the forward of the first step, of a step in which it is seen to have changed, and of a few
+later ones, run again a dozen times with inputs changed.
 
 The probes are those of preflight; what is particular here is that the targets are read off the gradient, so that a
 next-token model is known as one without being declared.
@@ -40,14 +40,21 @@ from karat.invariants.runtime.watching.looks import (
 from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.replay import Replay
 
+MOST_NEWS = 6
+"""Times that a model is probed because something changed; beyond, as any other time."""
+AGAIN = 32, 128
+"""Steps, besides the first and every K, in which the model is probed for no reason."""
+
 
 class Probes(Check):
     rules = (CAUSALITY, BATCH, EVAL, DROPOUT, TWINS, INPUTS)
-    interval = "first step, step K, then after twice as many"
+    interval = "first step, 32, 128 and K, then after twice as many; when the forward changes"
     of_forward = True
 
     def __init__(self) -> None:
         self._probed: dict[str, int] = {}
+        self._told: dict[str, int] = {}
+        self._news = ""
         self._reasons: dict[str, str] = {}
         self._awake: set[str] = set()
         self._zeros: set[int] | None = None
@@ -61,6 +68,7 @@ class Probes(Check):
             return
         first = captured.root not in self._probed
         self._probed[captured.root] = moment.step
+        self._news, loop.news = loop.news, ""
         trained = {n: p for n, p in captured.module.named_parameters() if p.requires_grad}
         try:
             with captured.undisturbed():
@@ -87,6 +95,12 @@ class Probes(Check):
     def _due(self, loop: Loop, captured: Captured, step: int) -> bool:
         last = self._probed.get(captured.root)
         if last is None or step >= max(2 * last, loop.every):
+            return True
+        root = captured.root
+        if loop.news and self._told.get(root, 0) < MOST_NEWS:
+            self._told[root] = self._told.get(root, 0) + 1
+            return True
+        if any(last < again <= step for again in AGAIN):
             return True
         return step == 2 and last < 2 and captured.root not in self._awake  # branches that start at zero moved since
 
@@ -127,9 +141,10 @@ class Probes(Check):
         for f in outcome:
             margin = f.margin if f.margin is not None and f.margin < 0 else -1.0
 
-            def describe(f: Any = f) -> dict[str, Any]:
+            def describe(f: Any = f, news: str = self._news) -> dict[str, Any]:
+                evidence = f"{f.evidence}; since it was looked at last: {news}" if news else f.evidence
                 return {
-                    "message": f.message, "where": f.where, "evidence": f.evidence, "severity": Severity(f.severity.value)
+                    "message": f.message, "where": f.where, "evidence": evidence, "severity": Severity(f.severity.value)
                 }  # fmt: skip
 
             loop.judge(rule, step, margin, describe)
