@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,21 +16,8 @@ from karat.core.report import Violation
 from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching import fingerprint
 
-
-@pytest.fixture(autouse=True)
-def nothing_of_other_tests() -> None:
-    """Loaders and scalers that are alive are found by the guards: those of other tests are to be gone."""
-    gc.collect()
-
-
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def _no_loaders_of_others() -> Iterator[None]:
-    gc.collect()
-    yield
 
 
 def found(pairs: Iterable[tuple[Tensor, Tensor]], model: nn.Module | None = None, to: Any = None) -> list[Violation]:

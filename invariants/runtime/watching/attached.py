@@ -75,14 +75,15 @@ class Attached:
         return [scheduler for scheduler in found if scheduler is not None]
 
     @property
-    def scalers(self) -> list[Any]:
-        """The living scalers of this loop: given, first used after they were found, or with a record of its optimizer."""
+    def possible(self) -> list[Any]:
+        """The living scalers that were given, or that had not scaled yet when they were found; or with a record of this
+        loop's optimizer."""
         return [scaler for held in self._scalers if (scaler := held()) is not None and scaler.is_enabled()]
 
     @property
-    def living(self) -> int:
-        """How many scalers live, of this loop or not."""
-        return len(self._scalers) + len(self._strangers)
+    def scalers(self) -> list[Any]:
+        """Those of them that scale by now."""
+        return [scaler for scaler in self.possible if getattr(scaler, "_scale", None) is not None]
 
     def meet(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes in a stranger that has a record of this optimizer which it did not have when it was found: an id alone may
@@ -120,6 +121,14 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
         Stranger(weakref.ref(s), s._per_optimizer_states, set(s._per_optimizer_states)) for s in strange
     ]
     return found
+
+
+def scales() -> list[tuple[weakref.ref[Any], float]]:
+    """The scalers that live and have scaled, whoever's they are, each with its scale."""
+    classes = subclasses(torch.amp.GradScaler)
+    living = [o for o in gc.get_referrers(*classes) if type(o) in classes]
+    used = [s for s in living if isinstance(getattr(s, "_scale", None), torch.Tensor) and s.is_enabled()]
+    return [(weakref.ref(s), float(s._scale)) for s in used]
 
 
 def bare(optimizer: Any) -> Any:
