@@ -433,15 +433,15 @@ def test_a_loop_in_which_no_step_is_ever_taken() -> None:
         model = small()
         optimizer = torch.optim.SGD(model.parameters(), 0.05)
         attach(model, optimizer)
-        passes, made = {"few": 2, "accumulated": 40}.get(how, 30), []
+        passes = {"few": 2, "accumulated": 40}.get(how, 30)
+        scaler: Any = None
         for _ in range(passes):
             x, y = drawn()
             if how != "accumulated":
                 optimizer.zero_grad(set_to_none=how != "zeros")
             if "scaler" in how:
-                if not made or how == "scaler":
-                    made.append(torch.amp.GradScaler("cpu", init_scale=2.0**120))
-                scaler = made[-1]
+                if scaler is None or how == "scaler":
+                    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
                 scaler.scale(F.cross_entropy(model(1e12 * x), y)).backward()
                 scaler.step(optimizer)
                 scaler.update()

@@ -124,11 +124,10 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
 
 
 def scales() -> list[tuple[weakref.ref[Any], float]]:
-    """The scalers that live and have scaled, whoever's they are, each with its scale."""
+    """The enabled scalers that live, whoever's they are, each with its scale."""
     classes = subclasses(torch.amp.GradScaler)
     living = [o for o in gc.get_referrers(*classes) if type(o) in classes]
-    used = [s for s in living if isinstance(getattr(s, "_scale", None), torch.Tensor) and s.is_enabled()]
-    return [(weakref.ref(s), float(s._scale)) for s in used]
+    return [(weakref.ref(s), float(s.get_scale())) for s in living if s.is_enabled()]
 
 
 def bare(optimizer: Any) -> Any:

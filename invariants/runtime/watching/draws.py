@@ -48,6 +48,7 @@ class Drawn:
     tensors: tuple[tuple[weakref.ref[Tensor], torch.Size], ...]
     first: float | None
     """The number of its first tensor (fingerprint.of_batch), where that is on the host."""
+    dtype: torch.dtype | None
 
 
 class Draws:
@@ -163,7 +164,10 @@ class _Tap:
         several = tuple((weakref.ref(t), t.shape) for t in tensors)
         first = of_batch(tensors[0]) if tensors and tensors[0].is_cpu else None
         shuffled = any(isinstance(s, RANDOM) or getattr(s, "shuffle", False) is True for s in inside)
-        drawn = Drawn(number, _length(sampler), shuffled, type(inside[-1]).__name__, several, None if first is None else first.item())
+        drawn = Drawn(
+            number, _length(sampler), shuffled, type(inside[-1]).__name__, several,
+            None if first is None else first.item(), tensors[0].dtype if tensors else None,
+        )  # fmt: skip
         for listener in listeners:
             listener.take(drawn)
 

@@ -57,7 +57,7 @@ def of_rows(batch: Tensor) -> Tensor | None:
     """As `of_batch`, of every element: the sums of the rows, weighted. A pass over the batch, for the rare look."""
     if not batch.numel() or batch.layout is not torch.strided or batch.is_complex():
         return None
-    rows = batch.shape[0] if 1 < batch.ndim and batch.shape[0] <= MOST_ROWS else 1
+    rows = batch.shape[0] if batch.ndim > 1 and batch.shape[0] <= MOST_ROWS else 1
     sums = batch.detach().reshape(rows, -1).sum(1, dtype=torch.float32)
     return torch.dot(sums, _vector(len(sums), sums.device))
 

@@ -52,6 +52,7 @@ class Repeats(Check):
         self._rows: float | None = None
         self._tensor: weakref.ref[Tensor] | None = None
         self._shape: torch.Size | None = None
+        self._dtype: torch.dtype | None = None
         self._to = 0
         self._several = False
         self._asked = -1
@@ -71,6 +72,8 @@ class Repeats(Check):
         self._last: tuple[float, float | None, torch.Size | None] | None = None
         self._since, self._times, self._fresh, self._excused = 0, 1, True, False
         self._runs = (0, 0)
+        self._each = 1
+        """Times in a row that each batch comes, once that was judged."""
         self._heard = [0, 0, 0]
         """Looks at a batch that came again while the loaders were listened to; those with a batch drawn; others so."""
         self._lag, self._matches, self._in_memory = 0, 0, 0
@@ -96,6 +99,7 @@ class Repeats(Check):
         first = tensors[0]
         base = first._base
         self._tensor, self._shape = weakref.ref(first if base is None else base), first.shape
+        self._dtype = first.dtype
         start = first.data_ptr()
         self._in_memory = self._in_memory + 1 if start == self._to else 0
         self._to = start + first.nbytes
@@ -147,7 +151,8 @@ class Repeats(Check):
                 self._heard[1] += self._draws.any
             else:
                 self._heard[2] += self._draws.any
-        suspect = self._again(loop, step, fresh) if again else self._another(loop, step, seen, fresh)
+        distance = 0 if seen is None else step - seen[0]
+        suspect = self._again(loop, step, distance, fresh) if again else self._another(loop, step, distance, fresh)
         self._known[number] = (step, tensor)
         if len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
@@ -180,15 +185,18 @@ class Repeats(Check):
 
     # -- in a row -----------------------------------------------------------------------------------------------------
 
-    def _again(self, loop: Loop, step: int, fresh: bool) -> bool:
+    def _again(self, loop: Loop, step: int, distance: int, fresh: bool) -> bool:
         """The batch of the look before."""
         self._times = 1 if self._gap else self._times + 1
         self._fresh = self._fresh and fresh
         self._lag = self._matches = 0
-        if not self._fresh or self._excused:
+        if not self._fresh or self._excused or (self._gap and self._meant(distance)):
+            return False
+        if not self._gap and self._times <= self._each:
             return False
         longest = self._runs[1]
         if self._runs[0] >= RUNS - 1 and longest > 1 and self._times == longest:
+            self._each = longest
             if not self._kept_on_the_host():
                 self._say(
                     loop, step, RUNS * longest, "in a row",
@@ -200,6 +208,10 @@ class Repeats(Check):
             self._excused = self._begun_anew(loop, step) or self._stuck(loop, step)
         self._excused = self._excused or self._times >= MOST_LOOKS
         return True
+
+    def _meant(self, distance: int) -> bool:
+        """Whether a batch that comes again at this distance tells nothing new: the order of the epochs was judged."""
+        return any(distance % judged == 0 for judged in self._judged)
 
     def _kept_on_the_host(self) -> bool:
         """Whether the loaders yielded something, but not whenever a batch came again: it was copied anew, not loaded."""
@@ -216,7 +228,8 @@ class Repeats(Check):
         certain = level == SAME or all(_equal(d.first, self._first) for d in drawn)
         if True in begun:
             again, heard, _ = self._heard
-            if not certain and not 2 <= again == heard:
+            cast = all(d.dtype is not self._dtype for d in drawn)  # then the numbers differ, whichever it is
+            if not certain and not (cast and 2 <= again == heard):
                 return False
             why = "each was the first of an iterator; is iter(loader) called at each step?"
         elif certain and step + 1 - self._times == loop.first:
@@ -243,7 +256,7 @@ class Repeats(Check):
 
     # -- epochs -------------------------------------------------------------------------------------------------------
 
-    def _another(self, loop: Loop, step: int, seen: Seen | None, fresh: bool) -> bool:
+    def _another(self, loop: Loop, step: int, lag: int, fresh: bool) -> bool:
         """Another batch than that of the look before; one of an earlier epoch, it may be."""
         if self._gap:
             self._runs = 0, 0
@@ -254,8 +267,7 @@ class Repeats(Check):
         if self._last is not None and self._shape != self._last[2]:
             self._once = 0  # a phase of its own
         self._since, self._times, self._fresh, self._excused = step, 1, True, False
-        lag = 0 if seen is None else step - seen[0]
-        if seen is None or not fresh or lag < LEAST_PERIOD or any(lag % judged == 0 for judged in self._judged):
+        if not fresh or lag < LEAST_PERIOD or self._meant(lag):
             self._lag = self._matches = 0
             loop.held_for(RULE, step, float(MOST_TIMES - 1))
             return False

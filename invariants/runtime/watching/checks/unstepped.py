@@ -84,9 +84,12 @@ class Unstepped(Check):
             )
             return
         finite = self._known is None or bool(torch.isfinite(self._known.detach()).all())
-        scaler = self._scaler(finite)
-        if scaler:
-            why = f"the gradients are not finite, and {scaler}, skips each step"
+        scaler, certain = self._scaler()
+        skips = f"the gradients are not finite, and {scaler}, skips each step"
+        if scaler and (certain or not finite):
+            why = skips
+        elif scaler:
+            why = f"optimizer.step() was never called; or {skips}"
         elif not finite:
             why = "the gradients are not finite, and the loop, or what takes its steps, leaves each of them out"
         else:
@@ -97,21 +100,20 @@ class Unstepped(Check):
             evidence=f"{self._passes} backward passes found their gradient cleared, and nothing was applied",
         )  # fmt: skip
 
-    def _scaler(self, finite: bool) -> str:
-        """What a scaler did that skips the steps of this loop: its scale fell since the passes began; or it was made since,
-        and fell, or scaled what is not finite. Others that live are none of this loop's. Empty without one."""
+    def _scaler(self) -> tuple[str, bool]:
+        """The scaler that works in this loop, and whether it is seen to skip: its scale fell since the passes began, or it
+        was made since. Others that live are none of this loop's. Empty without one."""
         if self._scales is None:
-            return ""
+            return "", False
         before = {id(scaler): scale for held, scale in self._scales if (scaler := held()) is not None}
         anew = ""
         for held, scale in scales():
-            scaler = held()
-            first = before.get(id(scaler))
-            if first is not None and scale < first:
-                return f"a GradScaler, whose scale fell from {first:.4g} to {scale:.4g}"
-            if first is None and (not finite or scale < getattr(scaler, "_init_scale", 0.0)):
+            first = before.get(id(held()))
+            if first is None:
                 anew = "a GradScaler, which is made anew for each batch and so never lowers its scale"
-        return anew
+            elif scale < first:
+                return f"a GradScaler, whose scale fell from {first:.4g} to {scale:.4g}", True
+        return anew, False
 
     def _moved(self) -> bool:
         """Whether the parameter has other numbers than at the start: a step that is compiled runs no hooks."""
