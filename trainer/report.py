@@ -29,6 +29,7 @@ from karat.trainer.session import Session
 NOT_ON_DUTY = {
     "INV-1": "the run is shorter than three of its windows",
     "INV-7": "it judges several finished runs: trainer gate RUN RUN RUN",
+    "LIMIT-1": "it is the comparison of the rules by which watch(…) judges other loops and trainer audit judges logs",
 }
 PACKAGES = ("karat", "torch", "numpy", "pydantic", "safetensors")
 MOST_NESTED = 16

@@ -9,6 +9,9 @@ MOST_TIMES = 2
 LEAST_PERIOD, LONG_ENOUGH = 5, 8
 """The shortest epoch that is told from a curriculum, in batches, and how many of it must come again in the same order."""
 
+STUCK = 8
+"""Steps after which one batch that stays, after many that each came once, is told without knowing where it comes from."""
+
 RULE = Rule(
     id="RUN-38",
     slug="repeats",
@@ -19,12 +22,15 @@ RULE = Rule(
     unit="",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="every step, on about a thousand numbers of the first input",
+    when="every step, from step 64 on every 8th, and every one while a batch comes again; on 256 numbers of the first input",
     limits=(
         "a generator that is seeded at each step is seen where dropout draws from it, in the first steps",
         "the first forward of each step; of several, the other batches of a step are not looked at",
         "rows that repeat in other batches, and augmentation that repeats on other rows",
         "a tensor that is kept and trained on again is taken as meant; epochs of more than 16,384 batches",
+        "from step 64 on: batches that each come twice are met at powers of two and every K, an order that comes again by the "
+        "first 64 batches of an epoch, or by an eighth of the others",
+        "which loader a batch is from is seen where the iterator is torch's; of several that may be it, all must agree",
     ),
     source="https://github.com/pytorch/pytorch/issues/5059",
     example="for step in range(1000):\n    x, y = next(iter(loader))  # a new iterator: always the first batch",

@@ -19,7 +19,7 @@ from torch import nn
 from karat.core.report import Violation
 from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching.checks.changes import Changes
-from karat.invariants.runtime.watching.checks.probes import MOST_NEWS, Probes
+from karat.invariants.runtime.watching.checks.probes import AGAIN, MOST_NEWS, Probes
 from karat.invariants.runtime.watching.traits import Attributes, of_call, of_graph
 
 
@@ -164,16 +164,16 @@ def toggled(period: int, start: int, steps: int = 120) -> Callable[[Any], None]:
 
 
 def test_a_flag_that_changes_from_the_start_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [s for s in probed_at(monkeypatch, toggled(1, 0)) if s > 3] == []
+    assert [s for s in probed_at(monkeypatch, toggled(1, 0)) if s > 3] == [32]
 
 
 def test_a_flag_is_news_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.SHARE", 0.0)
+    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.AGAIN", ())
     assert len([s for s in probed_at(monkeypatch, toggled(8, 20)) if s > 3]) == 2
 
 
 def test_many_things_that_change_are_news_only_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.SHARE", 0.0)
+    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.AGAIN", ())
 
     def run(attach: Any) -> None:
         model, optimizer = dropping()
@@ -190,14 +190,12 @@ def test_many_things_that_change_are_news_only_so_often(monkeypatch: pytest.Monk
     assert len([s for s in probed_at(monkeypatch, run) if s > 3]) == MOST_NEWS
 
 
-def test_where_it_costs_little_every_look_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.SHARE", 1e9)
-    assert [s for s in probed_at(monkeypatch, toggled(1000, 1000, 40)) if s > 3] == [8, 16, 24, 32]
+def test_the_forward_is_probed_again_at_two_early_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [s for s in probed_at(monkeypatch, toggled(1000, 1000, 140)) if s > 3] == list(AGAIN) == [32, 128]
 
 
 def test_a_mask_that_fades_unseen_is_found_at_a_later_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mask is in a list that nobody reads but the forward: no attribute, argument or operation changes."""
-    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.SHARE", 1e9)
     monkeypatch.setattr(Changes, "_news", lambda *given: None)
     masks = [past()]
 
@@ -214,7 +212,7 @@ def test_a_mask_that_fades_unseen_is_found_at_a_later_look(monkeypatch: pytest.M
             optimizer.step()
 
     found = [v for v in heard(run) if v.slug == "causality"]
-    assert [(v.severity, v.step) for v in found] == [("FAIL", 24)]
+    assert [(v.severity, v.step) for v in found] == [("FAIL", 32)]
 
 
 def test_the_forward_is_kept_no_longer_than_needed() -> None:
@@ -315,5 +313,5 @@ def test_the_language_model_of_the_corpus_is_probed_no_more_than_it_was(monkeypa
             next_token(model(x), y).backward()
             optimizer.step()
 
-    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.SHARE", 0.0)
+    monkeypatch.setattr("karat.invariants.runtime.watching.checks.probes.AGAIN", ())
     assert [s for s in probed_at(monkeypatch, run) if s > 3] == []

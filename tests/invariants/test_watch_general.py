@@ -4,7 +4,7 @@ scalers of other loops, groups by hand, terms of rounding, no step at all, input
 from __future__ import annotations
 
 import copy
-import gc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,14 +17,6 @@ from karat.core.report import Violation
 from karat.invariants.runtime import watch
 
 Run = Callable[[Callable[..., Any]], None]
-
-
-@pytest.fixture(autouse=True)
-def nothing_of_other_tests() -> None:
-    """Loaders and scalers that are alive are found by the guards: those of other tests are to be gone."""
-    gc.collect()
-
-
 WORDS = 13
 
 
@@ -434,28 +426,37 @@ def test_a_stale_record_under_an_id_that_is_used_again() -> None:
 
 
 def test_a_loop_in_which_no_step_is_ever_taken() -> None:
+    other = torch.amp.GradScaler("cpu", init_scale=2.0**8)  # of another loop, and alive
+    other.scale(torch.ones(()))
+
     def run(attach: Callable[..., Any], how: str) -> None:
         model = small()
         optimizer = torch.optim.SGD(model.parameters(), 0.05)
         attach(model, optimizer)
         passes = {"few": 2, "accumulated": 40}.get(how, 30)
+        scaler: Any = None
         for _ in range(passes):
             x, y = drawn()
             if how != "accumulated":
                 optimizer.zero_grad(set_to_none=how != "zeros")
-            if how == "scaler":
-                scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+            if "scaler" in how:
+                if scaler is None or how == "scaler":
+                    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
                 scaler.scale(F.cross_entropy(model(1e12 * x), y)).backward()
                 scaler.step(optimizer)
                 scaler.update()
             else:
-                F.cross_entropy(model(x), y).backward()
+                F.cross_entropy(model(x * math.inf if how == "not finite" else x), y).backward()
         if how == "accumulated":
             optimizer.step()
 
-    for how, words in (("none", "never called"), ("zeros", "never called"), ("scaler", "GradScaler")):
+    for how, words in (
+        ("none", "never called"), ("zeros", "never called"), ("not finite", "are not finite, and the loop"),
+        ("scaler", "GradScaler, which is made anew"), ("one scaler", "GradScaler, whose scale fell from"),
+    ):  # fmt: skip
         found = [v for v in watched(lambda a, how=how: run(a, how)) if v.slug == "parameter-moves"]  # type: ignore[misc]
         assert [(v.severity, v.step) for v in found] == [("WARN", 0)] and words in found[0].message, how
+    assert float(other.get_scale()) == 2.0**8
     for how in ("few", "accumulated"):
         assert not [v for v in watched(lambda a, how=how: run(a, how)) if v.slug == "parameter-moves"], how  # type: ignore[misc]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,26 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from karat.core.report import Violation
 from karat.invariants.runtime import watch
-from karat.invariants.runtime.watching import fingerprint
-
-
-@pytest.fixture(autouse=True)
-def nothing_of_other_tests() -> None:
-    """Loaders and scalers that are alive are found by the guards: those of other tests are to be gone."""
-    gc.collect()
-
+from karat.invariants.runtime.watching import draws, fingerprint
+from karat.invariants.runtime.watching.checks import repeats
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(3, (64,), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def _no_loaders_of_others() -> Iterator[None]:
-    gc.collect()
-    yield
 
 
 def found(pairs: Iterable[tuple[Tensor, Tensor]], model: nn.Module | None = None, to: Any = None) -> list[Violation]:
@@ -172,6 +160,197 @@ def test_evaluations_and_accumulation_are_not_counted() -> None:
                     F.cross_entropy(model(x), y).backward()
                 optimizer.step()
     assert not [v for v in guards.violations if v.slug == "repeats"]
+
+
+# -- what starts late, and which steps are looked at ------------------------------------------------------------------
+
+MANY = torch.randn(2400, 6, generator=torch.Generator().manual_seed(2))
+
+
+def long(**options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(MANY, torch.arange(2400) % 3), batch_size=8, **options)
+
+
+def cut(start: int) -> tuple[Tensor, Tensor]:
+    """The eight rows from there on, anew."""
+    return MANY[start : start + 8].clone(), torch.arange(start, start + 8) % 3
+
+
+@pytest.mark.parametrize("late", [97, 100, 104, 131])
+def test_an_iterator_that_is_made_anew_from_some_step_on(late: int) -> None:
+    def pairs() -> Iterator[Any]:
+        data = long()
+        iterator = iter(data)
+        for step in range(late + 40):
+            yield next(iter(data)) if step >= late else next(iterator)
+
+    (said,) = found(pairs())
+    assert late + 2 <= said.step <= late + 16
+    assert "of a loader that has 300" in said.message and "iter(loader)" in said.evidence
+
+
+@pytest.mark.parametrize("late", [20, 97, 100, 104])
+def test_one_batch_that_stays_from_some_step_on(late: int) -> None:
+    (said,) = found(cut(8 * min(step, late)) for step in range(late + 30))
+    assert late + 7 <= said.step <= late + 17 and said.where == "in a row"
+    since = int(said.message.partition("since step ")[2].partition(",")[0])
+    assert late <= since <= late + 8 and "each came once" in said.message
+
+
+def test_one_batch_that_is_kept_from_some_step_on() -> None:
+    kept = cut(0)
+    assert not found(cut(8 * step) if step < 100 else kept for step in range(140))
+
+
+def test_batches_that_come_twice_from_some_step_on() -> None:
+    (said,) = found(cut(8 * (step if step < 100 else 100 + (step - 100) // 2)) for step in range(150))
+    assert "comes 2 times in a row" in said.message and 128 < said.step <= 136
+
+
+@pytest.mark.parametrize("size", [70, 100, 149])
+def test_a_long_epoch_that_comes_again(size: int) -> None:
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()
+    (said,) = found(cut(8 * order[step % size]) for step in range(2 * size))
+    assert said.where == "epochs" and size + 7 <= said.step <= size + 16
+    assert f"the order of {size} batches" in said.message and f"came again at {size} steps" in said.evidence
+    in_order = DataLoader(TensorDataset(MANY[: 8 * size], torch.arange(8 * size) % 3), batch_size=8)
+    assert not found(pair for _ in range(2) for pair in in_order)
+
+
+def looks(pairs: Iterable[tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps in which a number is taken of the batch."""
+    taken: list[int] = []
+    steps = iter(range(10_000))
+    now = [0]
+
+    def counted(batch: Tensor) -> Tensor | None:
+        taken.append(now[0])
+        return fingerprint.of_batch(batch)
+
+    def counting() -> Iterator[tuple[Tensor, Tensor]]:
+        for pair in pairs:
+            now[0] = next(steps)
+            yield pair
+
+    monkeypatch.setattr(repeats, "of_batch", counted)
+    assert not found(counting())
+    return taken
+
+
+def test_from_step_64_on_every_eighth_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = looks((cut(8 * step) for step in range(200)), monkeypatch)
+    assert taken == [*range(67), *range(72, 128, 8), 128, 129, 130, *range(136, 200, 8)]
+
+
+def test_a_suspicion_that_comes_to_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet = [*range(67), *range(72, 128, 8), 128, 129, 130, *range(136, 250, 8)]
+    once = looks((cut(0 if step == 80 else 8 * step) for step in range(250)), monkeypatch)
+    assert once == sorted({*quiet, 81, 82})  # two more, and the pace is what it was
+    order = torch.randint(20, (250,), generator=torch.Generator().manual_seed(0)).tolist()
+    drawn = looks((cut(8 * k) for k in order), monkeypatch)  # with replacement: something comes again at every look
+    assert len(drawn) < len(quiet) + 60
+    in_order = looks((pair for _ in range(12) for pair in loader(num_workers=0)), monkeypatch)
+    assert in_order == [step for step in quiet if step < 96]  # one judgement of an order that is meant is enough
+
+
+# -- whose batch it is ------------------------------------------------------------------------------------------------
+
+
+def test_loaders_and_iterators_of_others_are_alive() -> None:
+    others = [loader(shuffle=shuffle) for shuffle in (False, True)]
+    alive = [iter(other) for other in others]
+    assert not found((X[:8].clone(), Y[:8]) for _ in range(12))  # gradient descent on eight rows
+    data = loader()
+    assert not found(pair for _ in range(3) for pair in data)
+    (said,) = found(epochs([0, 0, 0]))
+    assert said.where == "epochs"
+    assert [len(next(iterator)[0]) for iterator in alive] == [8, 8]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_loader_for_something_else_goes_on_with_the_steps(shuffle: bool) -> None:
+    other = DataLoader(TensorDataset(X.flip(0), Y), batch_size=8, shuffle=shuffle)
+
+    def pairs(own: Iterable[Any]) -> Iterator[Any]:
+        iterator = iter(other)
+        for step, pair in enumerate(own):
+            if step % 8 == 0:
+                iterator = iter(other)
+            next(iterator), next(iter(other))
+            yield pair
+
+    assert not found(pairs((X[:8].clone(), Y[:8]) for _ in range(30)))
+    assert not found(pairs(pair for _ in range(3) for pair in loader()))
+    seeded = (p for _ in range(3) for p in loader(shuffle=True, generator=torch.Generator().manual_seed(0)))
+    assert [v.where for v in found(pairs(seeded))] == ["epochs"]
+
+
+def test_a_batch_that_is_copied_anew_for_each_of_several_steps() -> None:
+    assert not found((x.clone(), y) for x, y in loader() for _ in range(3))
+    assert not found((x.clone(), y) for x, y in long() for _ in range(2))
+
+
+def test_a_batch_that_is_cast_on_its_way() -> None:
+    data = DataLoader(TensorDataset((8 * X).to(torch.int16), Y), batch_size=8)
+    (said,) = found((x / 8, y) for x, y in (next(iter(data)) for _ in range(12)))
+    assert said.step == 3 and "of a loader that has 8" in said.message
+
+
+class Stopped(TensorDataset):
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(0)
+
+
+def test_a_data_set_that_does_not_look_at_its_index() -> None:
+    (said,) = found(DataLoader(Stopped(X, Y), batch_size=8))
+    assert said.step == 2 and "of a loader that has 8" in said.message and "the iterator goes on" in said.evidence
+
+
+def test_batches_that_differ_where_the_number_does_not_look() -> None:
+    def sparse() -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(40):
+            x = torch.zeros(8, 6000)
+            x[:, 0::2] = 1.0 if step % 2 == 3 else 0.0
+            x[step % 8, 1 + step] = 1.0
+            yield x, Y[:8]
+
+    assert not found(sparse(), nn.Linear(6000, 3))
+
+
+def test_the_iterators_are_as_they_were() -> None:
+    plain = _BaseDataLoaderIter.__next__
+    data, seen = loader(), []
+
+    def pairs() -> Iterator[Any]:
+        for _ in range(12):
+            seen.append(_BaseDataLoaderIter.__next__ is plain)
+            yield next(iter(data))
+
+    assert found(pairs()) and seen[:2] == [True, True] and not all(seen)
+    assert _BaseDataLoaderIter.__next__ is plain
+    with pytest.raises(StopIteration):
+        iterator = iter(data)
+        for _ in range(9):
+            next(iterator)
+
+
+def test_listening_stops_where_the_listener_is_gone() -> None:
+    plain = _BaseDataLoaderIter.__next__
+    first, second = draws.Draws(), draws.Draws()
+    first.listen()
+    second.listen()
+    iterator = iter(loader())
+    x, _ = next(iterator)
+    level, (drawn,) = first.of(x)
+    assert (level, drawn.number, drawn.of, drawn.shuffled) == (draws.SAME, 1, 8, False) and second.any
+    assert first.of(x[:, :3])[0] == draws.SAME and first.of(x.clone())[0] == draws.ALIKE
+    first.turn()
+    assert first.of(x.clone()) == (draws.OTHER, ()) and first.of(x)[0] == draws.SAME and not first.any
+    first.leave()
+    assert _BaseDataLoaderIter.__next__ is not plain
+    del second
+    next(iterator)
+    assert _BaseDataLoaderIter.__next__ is plain
 
 
 def test_the_number_sees_every_column() -> None:

@@ -67,7 +67,12 @@ def test_plain_models_have_fewer_guards_and_say_so(tiny: Trainer, tmp_path: Path
     assert tiny("model.streams=1", "model.gf16=false", "model.nca=false", "ema.enabled=false") == 0
     data = json.loads((tmp_path / "run" / "report.json").read_text())
     assert [g["invariant"] for g in data["guards"]] == ["INV-2", "INV-5", "INV-8", "INV-9", "INV-10"]
-    assert sum("not on duty" in note for note in data["notes"]) == 6
+    left_out = dict(note.split(": not on duty, ") for note in data["notes"] if "not on duty" in note)
+    ids = [name.partition(" ")[0] for name in left_out]
+    assert ids == ["INV-1", "INV-3", "INV-4", "INV-6", "INV-7", "INV-11", "LIMIT-1"]
+    configured = [name for name, why in left_out.items() if why == "this configuration has no such quantity"]
+    assert [name.partition(" ")[0] for name in configured] == ["INV-3", "INV-4", "INV-6", "INV-11"]
+    assert "trainer audit" in left_out["LIMIT-1 run-limits"]
 
 
 def test_the_rate_out_of_band_ends_1_and_cites_inv_8(tiny: Trainer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,14 +78,15 @@ class Attached:
         return [scheduler for scheduler in found if scheduler is not None]
 
     @property
-    def scalers(self) -> list[Any]:
-        """The living scalers of this loop: given, first used after they were found, or with a record of its optimizer."""
+    def possible(self) -> list[Any]:
+        """The living scalers that were given, or that had not scaled yet when they were found; or with a record of this
+        loop's optimizer."""
         return [scaler for held in self._scalers if (scaler := held()) is not None and scaler.is_enabled()]
 
     @property
-    def living(self) -> int:
-        """How many scalers live, of this loop or not."""
-        return len(self._scalers) + len(self._strangers)
+    def scalers(self) -> list[Any]:
+        """Those of them that scale by now."""
+        return [scaler for scaler in self.possible if getattr(scaler, "_scale", None) is not None]
 
     def meet(self, optimizer: torch.optim.Optimizer) -> None:
         """Takes in a stranger that has a record of this optimizer which it did not have when it was found: an id alone may
@@ -135,13 +136,12 @@ def objects_of(classes: set[type]) -> list[Any]:
         found = {id(o): o for o in (*known, *young)}
         if len(found) >= made:
             return [*found.values()]
-    return look_through(classes)
+    return [o for o in look_through() if type(o) in classes]
 
 
-def look_through(classes: set[type] | None = None) -> list[Any]:
-    """As `objects_of`, among all objects there are; from now on those made later are counted. None: of all schedulers and
-    scalers."""
-    kinds = {*subclasses(Scheduler), *subclasses(torch.amp.GradScaler)} if classes is None else classes
+def look_through() -> list[Any]:
+    """All schedulers and scalers among all objects that live; from now on those made later are counted."""
+    kinds = {*subclasses(Scheduler), *subclasses(torch.amp.GradScaler)}
     living = [o for o in gc.get_referrers(*kinds) if type(o) in kinds]
     _KNOWN[:] = [weakref.ref(o) for o in living]
     _COUNTED.clear()
@@ -155,6 +155,12 @@ def _counts(classes: set[type]) -> dict[int, int]:
     """Identity of a class -> references to it, but for names in the script that is run."""
     named = [id(value) for value in vars(sys.modules["__main__"]).values() if isinstance(value, type)]
     return {id(kind): sys.getrefcount(kind) - named.count(id(kind)) for kind in classes}
+
+
+def scales() -> list[tuple[weakref.ref[Any], float]]:
+    """The enabled scalers that live, whoever's they are, each with its scale."""
+    living = objects_of(subclasses(torch.amp.GradScaler))
+    return [(weakref.ref(s), float(s.get_scale())) for s in living if s.is_enabled()]
 
 
 def bare(optimizer: Any) -> Any:

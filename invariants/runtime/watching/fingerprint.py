@@ -14,6 +14,8 @@ from karat.invariants.runtime.watching.naming import local
 
 NUMBERS = 256
 """Elements of a batch that are looked at."""
+MOST_ROWS = 256
+"""Rows that are told from each other by weights; of more the sum is taken."""
 OF_WEIGHTS = 64
 """Elements of each parameter that are looked at."""
 
@@ -49,6 +51,15 @@ def of_batch(batch: Tensor) -> Tensor | None:
     if looked_at.dtype is not torch.float32:
         looked_at = looked_at.float()
     return torch.dot(looked_at, _vector(several, batch.device))
+
+
+def of_rows(batch: Tensor) -> Tensor | None:
+    """As `of_batch`, of every element: the sums of the rows, weighted. A pass over the batch, for the rare look."""
+    if not batch.numel() or batch.layout is not torch.strided or batch.is_complex():
+        return None
+    rows = batch.shape[0] if batch.ndim > 1 and batch.shape[0] <= MOST_ROWS else 1
+    sums = batch.detach().reshape(rows, -1).sum(1, dtype=torch.float32)
+    return torch.dot(sums, _vector(len(sums), sums.device))
 
 
 def sample(tensor: Tensor, most: int = OF_WEIGHTS) -> Tensor:

@@ -176,8 +176,8 @@ class LossScale(Check):
 
 
 def _scaler(loop: Loop, optimizer: torch.optim.Optimizer | None = None) -> Any:
-    """The scaler at work, of several the one that takes the optimizer's step; None without one."""
-    scalers = loop.attached.scalers
+    """The scaler at work, of several the one that takes the optimizer's step; one that may still be; None without one."""
+    scalers = loop.attached.scalers or loop.attached.possible
     if optimizer is not None and len(scalers) > 1:
         scalers = [s for s in scalers if _through(s, optimizer)] or scalers
     return next(iter(scalers), None)

@@ -5,6 +5,7 @@ One small parameter carries a hook until the first step; it counts the backward 
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run16_parameter_moves import RULE as MOVES
-from karat.invariants.runtime.watching.attached import find
+from karat.invariants.runtime.watching.attached import scales
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
@@ -20,6 +21,8 @@ from karat.invariants.runtime.watching.loop import Loop
 PASSES = 24
 """Backward passes from cleared gradients without a step that are reported while the run goes on: a scaler that looks for
 its scale skips fewer."""
+NOTICED = 2
+"""Such passes at which the scales of all scalers are noted: one that changes from then on works in this loop."""
 
 
 class Unstepped(Check):
@@ -32,6 +35,7 @@ class Unstepped(Check):
         self._version = -1
         self._known: Tensor | None = None
         self._said = False
+        self._scales: list[tuple[weakref.ref[Any], float]] | None = None
         self._smallest: Tensor | None = None
         self._numbers: Tensor | None = None
 
@@ -52,6 +56,8 @@ class Unstepped(Check):
         anew = gradient is not self._known or gradient._version > self._version + 1
         self._known, self._version = gradient, gradient._version
         self._passes += anew
+        if self._passes == NOTICED and self._scales is None:
+            self._scales = scales()
 
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -77,11 +83,15 @@ class Unstepped(Check):
                 MOVES, "the parameters move without a step that the guards see: a compiled one, or one by hand"
             )
             return
-        scaled = find(loop.optimizers, None, loop.scaler)
         finite = self._known is None or bool(torch.isfinite(self._known.detach()).all())
-        if scaled.living or not finite:
-            why = "the gradients are not finite, and a GradScaler, or the loop itself, skips each step; a scaler that is made "
-            why += "anew for each batch never lowers its scale"
+        scaler, certain = self._scaler()
+        skips = f"the gradients are not finite, and {scaler}, skips each step"
+        if scaler and (certain or not finite):
+            why = skips
+        elif scaler:
+            why = f"optimizer.step() was never called; or {skips}"
+        elif not finite:
+            why = "the gradients are not finite, and the loop, or what takes its steps, leaves each of them out"
         else:
             why = "optimizer.step() was never called"
         loop.found(
@@ -89,6 +99,21 @@ class Unstepped(Check):
             severity=Severity.WARN, phase="in a forward",
             evidence=f"{self._passes} backward passes found their gradient cleared, and nothing was applied",
         )  # fmt: skip
+
+    def _scaler(self) -> tuple[str, bool]:
+        """The scaler that works in this loop, and whether it is seen to skip: its scale fell since the passes began, or it
+        was made since. Others that live are none of this loop's. Empty without one."""
+        if self._scales is None:
+            return "", False
+        before = {id(scaler): scale for held, scale in self._scales if (scaler := held()) is not None}
+        anew = ""
+        for held, scale in scales():
+            first = before.get(id(held()))
+            if first is None:
+                anew = "a GradScaler, which is made anew for each batch and so never lowers its scale"
+            elif scale < first:
+                return f"a GradScaler, whose scale fell from {first:.4g} to {scale:.4g}", True
+        return anew, False
 
     def _moved(self) -> bool:
         """Whether the parameter has other numbers than at the start: a step that is compiled runs no hooks."""
