@@ -14,7 +14,7 @@ RULE = Rule(
     unit="of the output",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step, steps 32, 128 and K, then after twice as many; soon after the forward is seen to "
+    when="before the first step; first step, steps 64 and K, then after twice as many; soon after the forward is seen to "
     "change",
     limits=(
         "two forwards on one batch",

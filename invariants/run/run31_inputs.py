@@ -14,7 +14,7 @@ RULE = Rule(
     unit="inputs",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step, steps 32, 128 and K, then after twice as many; soon after the forward is seen to "
+    when="before the first step; first step, steps 64 and K, then after twice as many; soon after the forward is seen to "
     "change; weights without gradient are asked for their inputs at "
     "step 2; whether all samples are alike: first steps, every 8th to step 64, then at powers of two, every K",
     limits=(

@@ -164,7 +164,7 @@ def toggled(period: int, start: int, steps: int = 120) -> Callable[[Any], None]:
 
 
 def test_a_flag_that_changes_from_the_start_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [s for s in probed_at(monkeypatch, toggled(1, 0)) if s > 3] == [32]
+    assert [s for s in probed_at(monkeypatch, toggled(1, 0)) if s > 3] == [64]
 
 
 def test_a_flag_is_news_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_many_things_that_change_are_news_only_so_often(monkeypatch: pytest.Monk
 
 
 def test_the_forward_is_probed_again_at_two_early_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [s for s in probed_at(monkeypatch, toggled(1000, 1000, 140)) if s > 3] == list(AGAIN) == [32, 128]
+    assert [s for s in probed_at(monkeypatch, toggled(1000, 1000, 140)) if s > 3] == list(AGAIN) == [64]
 
 
 def test_a_mask_that_fades_unseen_is_found_at_a_later_look(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def test_a_mask_that_fades_unseen_is_found_at_a_later_look(monkeypatch: pytest.M
         attach(model, optimizer)
         forward = model.attention.forward
         model.attention.forward = lambda x, mask: forward(x, masks[0])  # type: ignore[method-assign]
-        for step, (x, y) in enumerate(windows(text(), 40)):
+        for step, (x, y) in enumerate(windows(text(), 80)):
             if step == 20:
                 masks[0] = torch.ones_like(masks[0])
             optimizer.zero_grad()
@@ -212,7 +212,7 @@ def test_a_mask_that_fades_unseen_is_found_at_a_later_look(monkeypatch: pytest.M
             optimizer.step()
 
     found = [v for v in heard(run) if v.slug == "causality"]
-    assert [(v.severity, v.step) for v in found] == [("FAIL", 32)]
+    assert [(v.severity, v.step) for v in found] == [("FAIL", AGAIN[0])]
 
 
 def test_the_forward_is_kept_no_longer_than_needed() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from karat.invariants.runtime.watching.loop import Held
 from karat.invariants.runtime.watching.naming import plain
 
-_compiling = torch.compiler.is_compiling
+_compiling = torch.compiler.is_dynamo_compiling
 
 
 @dataclass(slots=True, weakref_slot=True)

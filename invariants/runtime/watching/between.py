@@ -39,7 +39,8 @@ class Between:
         self._loop, self.place, self._cost, self._ended = loop, place, cost, ended
         self.until, self.quiet, self._count = 0, False, 0
         self._rules: tuple[Rule, ...] = ()
-        self._anchors: tuple[Anchor, ...] = ()
+        self._anchors: tuple[tuple[Anchor, bool], ...] = ()
+        """Each, and whether the square of its gradient's norm is one product."""
         self._questions: tuple[Callable[[Loop, int, int], bool], ...] = ()
         self._falls: tuple[Callable[[Loop, int, int, list[float]], bool], ...] = ()
         self._rates: list[float] = []
@@ -55,7 +56,8 @@ class Between:
         able = all(type(c).quick is not Check.quick for c in asked)
         if not able or not anchors or not all(type(rate) is float and rate for rate in rates):
             return  # rates that are tensors change in place, and a rate of 0 is counted
-        self._anchors, self._rates, self.until = tuple(anchors), rates, until
+        self._anchors = tuple((anchor, short(anchor.parameter)) for anchor in anchors)
+        self._rates, self.until = rates, until
         self._questions = tuple(c.quick for c in asked)
         self._rules = tuple(rule for c in every for rule in c.heard_rules)
         falls = all(type(c).quick_rates is not Check.quick_rates for c in of_rates)
@@ -84,14 +86,15 @@ class Between:
                 if not self._fall([g["lr"] for g in groups], step):
                     return False
                 break
-        for anchor in self._anchors:
+        dot = torch.dot
+        for anchor, squared in self._anchors:
             gradient = anchor.parameter.grad
             if anchor.backwards != 1 or not anchor.cleared or anchor.left or anchor.measured or gradient is None:
                 return False
-            size = size_of(gradient)
+            size = dot(gradient, gradient).item() if squared else norm_of(gradient)
             if not 0 < size < math.inf or not anchor.parameter.requires_grad:
                 return False
-            anchor.applied = id(gradient), size
+            anchor.applied = id(gradient), math.sqrt(size) if squared else size
         for ask in self._questions:
             if not ask(loop, place, step):
                 return False
@@ -114,7 +117,7 @@ class Between:
         """After such a step."""
         self.quiet = False
         self._count += 1
-        for anchor in self._anchors:
+        for anchor, _ in self._anchors:
             anchor.backwards, anchor.cleared, anchor.calls = 0, False, 0
         loop, place = self._loop, self.place
         so_far, step = loop.so_far, loop.taken[place] + 1
@@ -129,8 +132,11 @@ class Between:
         self._cost.turn_between()
 
 
-def size_of(gradient: Tensor) -> float:
-    """The norm of a gradient; of one that is large, of its first numbers. 0 also of one that is too small for its square."""
-    if gradient.dim() == 1 and gradient.numel() <= SMALL and gradient.dtype is torch.float32:
-        return math.sqrt(torch.dot(gradient, gradient).item())
+def short(parameter: Tensor) -> bool:
+    """Whether a parameter is a vector of which the norm is had by one product, the fastest that there is."""
+    return parameter.dim() == 1 and parameter.numel() <= SMALL and parameter.dtype is torch.float32
+
+
+def norm_of(gradient: Tensor) -> float:
+    """The norm of a gradient; of one that is large, of its first numbers."""
     return float(torch.linalg.vector_norm(gradient if gradient.numel() <= SMALL else gradient.flatten()[:SMALL]))

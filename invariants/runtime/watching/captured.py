@@ -18,19 +18,19 @@ from karat.invariants.runtime.preflight.keep import Kept, seed_all
 from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.preflight.trees import Path, leaves, replaced
 from karat.invariants.runtime.watching.interrupts import passing
-from karat.invariants.runtime.watching.reading import Reading
+from karat.invariants.runtime.watching.reading import MOST, Reading
 from karat.invariants.runtime.watching.refusal import refusal, undoable, unnoticed
 
 MOST_RUNS = 128
 """Times that the forward of one step is run again at most, by all checks together."""
-_REPLAYS: list[int] = []
+REPLAYS: list[int] = []
 """The threads in which a forward is run again: one at a time, for they seed the generators that all share."""
 _ONE = threading.RLock()
 
 
 def replaying() -> bool:
     """Whether a forward is one that the guards run, not the loop."""
-    return bool(_REPLAYS) and threading.get_ident() in _REPLAYS
+    return bool(REPLAYS) and threading.get_ident() in REPLAYS
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Captured:
     gradients: dict[Path, Tensor] = field(default_factory=dict)
     readings: dict[Path, Reading] = field(default_factory=dict)
     """What the gradients tell of the loss, of the outputs that it is a cross-entropy of; see checks/losses.py."""
+    most: int = MOST
+    """Elements of an output that are read."""
     runs: int = 0
     """How often it was run again."""
     _kept: Kept | None = field(default=None, repr=False)
@@ -78,13 +80,13 @@ class Captured:
             why = undoable(kept)
             if why:
                 raise NotRun(why)
-            _REPLAYS.append(threading.get_ident())
+            REPLAYS.append(threading.get_ident())
             self._kept = kept
             try:
                 with unnoticed(), torch.no_grad():
                     yield
             finally:
-                _REPLAYS.pop()
+                REPLAYS.pop()
                 self._kept = None
                 kept.put_back()
 

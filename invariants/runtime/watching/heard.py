@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from karat.invariants.runtime.monitor import Stopped
-from karat.invariants.runtime.watching.captured import replaying
+from karat.invariants.runtime.watching.captured import REPLAYS, replaying
 from karat.invariants.runtime.watching.interrupts import from_signal
 
 if TYPE_CHECKING:
@@ -23,19 +23,26 @@ if TYPE_CHECKING:
 
 TRACING = ("FakeTensorMode", "ProxyTorchDispatchMode", "FunctionalTensorMode")
 
-_compiling = torch.compiler.is_compiling
+_compiling = torch.compiler.is_dynamo_compiling
+"""Constant in compiled code; other tracing has modes, see `unheard`. Its sister takes twice as long."""
+_graph_task, _tracing, _modes = (
+    torch._C._current_graph_task_id,
+    torch._C._get_tracing_state,
+    torch._C._len_torch_dispatch_stack,
+)
+_level = torch._C._functorch.maybe_current_level
 
 
 def unheard() -> bool:
     """Whether a forward is none of the loop's: compiled, exported, traced, of a functional transform (vmap, grad), of the
     guards, or done again in a backward pass."""
-    return (
+    return bool(
         _compiling()
-        or replaying()
-        or torch._C._current_graph_task_id() != -1
-        or torch._C._get_tracing_state() is not None
-        or torch._C._functorch.maybe_current_level() is not None
-        or bool(torch._C._len_torch_dispatch_stack() and _traced())
+        or (REPLAYS and replaying())
+        or _graph_task() != -1
+        or _tracing() is not None
+        or _level() is not None
+        or (_modes() and _traced())
     )
 
 

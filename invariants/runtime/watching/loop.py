@@ -32,7 +32,7 @@ DENSE = 3
 """First steps, in which everything is looked at."""
 SETTLED, APART = 64, 8
 """From this step on the checks that are `spaced` are asked at every eighth."""
-LATER, WIDE = 256, 32
+LATER, WIDE = 128, 32
 """And from this one on at every 32nd."""
 SPACED = f"every step, from step {SETTLED} on every {APART}th, from {LATER} on every {WIDE}nd"
 MANY = 64

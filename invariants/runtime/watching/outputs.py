@@ -9,7 +9,7 @@ from torch import Tensor
 
 from karat.invariants.runtime.preflight.trees import Path, leaves
 from karat.invariants.runtime.watching.captured import Captured
-from karat.invariants.runtime.watching.reading import part, tolerance
+from karat.invariants.runtime.watching.reading import MOST, part, tolerance
 
 SURE = 0.999
 LEAST_SURE = 16
@@ -24,20 +24,29 @@ class Spread:
     size: float
 
 
-def spread_of(output: Tensor) -> Spread:
-    """Over the samples of an output (B, …)."""
-    x = part(output).detach().float().reshape(output.shape[0] if output.ndim == 1 else len(part(output)), -1)
+def spread_of(output: Tensor, most: int = MOST) -> Spread:
+    """Over the samples of an output (B, …), of so many elements; of all that `part` has, before they are called equal."""
+    if most < output.numel() and output.ndim > 1:
+        x = output.detach().flatten(1)
+        seen = _spread(x[:, :: -(-x.numel() // most)].float(), output.dtype)
+        if not seen.equal:
+            return seen
+    x = part(output).detach().float()
+    return _spread(x.reshape(len(x), -1), output.dtype)
+
+
+def _spread(x: Tensor, dtype: torch.dtype) -> Spread:
     size, largest = float(x.abs().max()), float((x - x[:1]).abs().max())
     typical = float(x.std(0).square().mean().sqrt()) if len(x) > 1 else 0.0
-    return Spread(largest <= 4 * torch.finfo(output.dtype).eps * size, typical, size)
+    return Spread(largest <= 4 * torch.finfo(dtype).eps * size, typical, size)
 
 
-def turned(output: Tensor, gradient: Tensor) -> float | None:
+def turned(output: Tensor, gradient: Tensor, most: int = MOST) -> float | None:
     """The root mean square deviation over samples of the directions of the outputs, 1 where they are even; None where the
     loss is not of directions alone, that is, where the gradient of a row is not at right angles to the row."""
     if output.ndim < 2 or output.shape != gradient.shape:
         return None
-    x, g = part(output).detach().double().flatten(1), part(gradient).detach().double().flatten(1)
+    x, g = part(output, most).detach().double().flatten(1), part(gradient, most).detach().double().flatten(1)
     sizes, slopes = x.norm(dim=1), g.norm(dim=1)
     if (
         x.shape[1] < 2
@@ -73,10 +82,10 @@ def certain(captured: Captured, path: Path) -> int | None:
         x, g = captured.outputs[path], captured.gradients.get(path)
         if g is None or x.ndim < 2 or x.shape[-1] < 3 or g.shape != x.shape:
             return None
-        g = part(g).double()
+        g = part(g, captured.most).double()
         if not bool(g.any()) or float(g.sum(-1).abs().max()) > 10 * tolerance(x.dtype) * float(g.abs().max()):
             return None
-        p, several = part(x).double().softmax(-1), x.shape[0] >= LEAST_SURE
+        p, several = part(x, captured.most).double().softmax(-1), x.shape[0] >= LEAST_SURE
     if not several or float(p.amax(-1).min()) < SURE:
         return None
     classes = torch.unique(p.argmax(-1))

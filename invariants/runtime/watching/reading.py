@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST = 1 << 19
-"""Elements of the logits that are read; beyond, the first samples, and of one that is longer its first positions."""
+MOST, MOST_LATER = 1 << 19, 1 << 16
+"""Elements of the logits that are read, in the first steps and every K, and at later looks; beyond, the first samples, and of
+one that is longer its first positions."""
 LEAST_ROWS = 4
 TELLING = 0.998
 """Where every row is as good as certain of a class, a margin loss has the same gradient: at least one is not."""
@@ -64,20 +65,20 @@ class Reading:
         return bool((self.targets == torch.arange(len(self.targets), device=self.targets.device)).all())
 
 
-def read(output: Tensor, gradient: Tensor) -> Reading | None:
+def read(output: Tensor, gradient: Tensor, most: int = MOST) -> Reading | None:
     """The reading, with the classes last or second; None where the gradient is not that of such a cross-entropy."""
     if output.shape != gradient.shape or output.ndim < 2 or not output.numel():
         return None
-    found = _read(output, gradient)
+    found = _read(output, gradient, most)
     if found is None and output.ndim > 2:
-        found = _read(output.movedim(1, -1), gradient.movedim(1, -1))
+        found = _read(output.movedim(1, -1), gradient.movedim(1, -1), most)
     return found
 
 
-def _read(output: Tensor, gradient: Tensor) -> Reading | None:
+def _read(output: Tensor, gradient: Tensor, most: int) -> Reading | None:
     if output.shape[-1] < 2:
         return None
-    x, g = part(output).double(), part(gradient).double()
+    x, g = part(output, most).double(), part(gradient, most).double()
     rough = tolerance(gradient.dtype)
     if not (bool(x.isfinite().all()) and bool(g.isfinite().all())):
         return None
@@ -173,14 +174,14 @@ def _smoothing(p: Tensor, g: Tensor, soft: Tensor) -> float:
     return middle if 1e-3 < middle < 0.95 and bool(((smoothing - middle).abs() < 0.02).double().mean() > 0.9) else 0.0
 
 
-def part(tensor: Tensor) -> Tensor:
+def part(tensor: Tensor, most: int = MOST) -> Tensor:
     """The whole of it, or its first samples, or of a sample that is too large its first positions."""
-    if tensor.numel() <= MOST:
+    if tensor.numel() <= most:
         return tensor
     each = tensor[0].numel()
-    if each <= MOST or tensor.ndim < 3:
-        return tensor[: max(1, MOST // each)]
-    return tensor[:1, : max(2, MOST // tensor[0, 0].numel())]
+    if each <= most or tensor.ndim < 3:
+        return tensor[: max(1, most // each)]
+    return tensor[:1, : max(2, most // tensor[0, 0].numel())]
 
 
 def tolerance(dtype: torch.dtype) -> float:

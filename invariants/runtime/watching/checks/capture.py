@@ -14,6 +14,7 @@ from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import callable_modules, unwrapped
+from karat.invariants.runtime.watching.reading import MOST, MOST_LATER
 
 
 class Capture(Check):
@@ -40,6 +41,7 @@ class Capture(Check):
         for path, tensor in leaves(output):
             if tensor.requires_grad and tensor.is_floating_point():
                 self._handles.append(tensor.register_hook(harmless(loop, self, partial(_arrived, captured, path))))  # type: ignore[no-untyped-call]
+        captured.most = MOST if loop.dense(loop.step) else MOST_LATER
         loop.captured, loop.capture_next = captured, False
 
     def after_step(self, loop: Loop, moment: Moment) -> None:

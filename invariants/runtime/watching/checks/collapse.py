@@ -45,7 +45,7 @@ class Collapse(Check):
         x = captured.outputs[path]
         if x.ndim < 1 or x.shape[0] < 4 or not differ(captured, x.shape[0]):
             return
-        seen = spread_of(x)
+        seen = spread_of(x, captured.most)
         if not math.isfinite(seen.size):
             return
         before = self._spreads.setdefault(captured.root, [])
@@ -84,7 +84,7 @@ class Collapse(Check):
     def _one_way(self, captured: Captured, path: Path) -> float | None:
         """The spread of the directions of the outputs, where a loss of directions alone has all but ended it."""
         gradient = captured.gradients.get(path)
-        now = turned(captured.outputs[path], gradient) if gradient is not None else None
+        now = turned(captured.outputs[path], gradient, 2 * captured.most) if gradient is not None else None
         if now is None:
             return None
         first = self._turned.setdefault(captured.root, now)

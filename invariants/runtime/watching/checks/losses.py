@@ -74,7 +74,7 @@ class Losses(Check):
             if path in captured.outputs and captured.outputs[path]._version == self._versions.get(path, -1)
         ][:MOST_OUTPUTS]  # fmt: skip
         for path in untouched:
-            reading = read(captured.outputs[path], captured.gradients[path])
+            reading = read(captured.outputs[path], captured.gradients[path], captured.most)
             if reading is not None and not reading.against_each_other:
                 captured.readings[path] = reading
         reading = captured.readings.get(captured.main) if captured.main is not None else None

@@ -42,13 +42,13 @@ from karat.invariants.runtime.watching.replay import Replay
 
 MOST_NEWS = 6
 """Times that a model is probed because something changed; beyond, as any other time."""
-AGAIN = 32, 128
+AGAIN = (64,)
 """Steps, besides the first and every K, in which the model is probed for no reason."""
 
 
 class Probes(Check):
     rules = (CAUSALITY, BATCH, EVAL, DROPOUT, TWINS, INPUTS)
-    interval = "first step, 32, 128 and K, then after twice as many; when the forward changes"
+    interval = "first step, 64 and K, then after twice as many; when the forward changes"
     of_forward = True
 
     def __init__(self) -> None:
