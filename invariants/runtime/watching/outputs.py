@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,10 @@ def spread_of(output: Tensor, most: int = MOST) -> Spread:
 
 def _spread(x: Tensor, dtype: torch.dtype) -> Spread:
     size, largest = float(x.abs().max()), float((x - x[:1]).abs().max())
-    typical = float(x.std(0).square().mean().sqrt()) if len(x) > 1 else 0.0
+    off = x - x.mean(0)
+    typical = (
+        math.sqrt(float(off.square_().sum()) / off[0].numel() / (len(x) - 1)) if len(x) > 1 and off.numel() else 0.0
+    )
     return Spread(largest <= 4 * torch.finfo(dtype).eps * size, typical, size)
 
 
@@ -50,7 +54,7 @@ def turned(output: Tensor, gradient: Tensor, most: int = MOST) -> float | None:
     sizes, slopes = x.norm(dim=1), g.norm(dim=1)
     if (
         x.shape[1] < 2
-        or not bool((sizes > 0).all() & x.isfinite().all() & g.isfinite().all())
+        or not bool((sizes > 0).all() & sizes.isfinite().all() & slopes.isfinite().all())
         or float(slopes.max()) == 0
     ):
         return None

@@ -6,6 +6,7 @@ at the target, and w_i is the row's weight in the loss. With label smoothing e t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -80,10 +81,11 @@ def _read(output: Tensor, gradient: Tensor, most: int) -> Reading | None:
         return None
     x, g = part(output, most).double(), part(gradient, most).double()
     rough = tolerance(gradient.dtype)
-    if not (bool(x.isfinite().all()) and bool(g.isfinite().all())):
+    if not _finite(x, g):
         return None
-    alive = g.any(-1)
-    size = g.abs().amax(-1)
+    sizes = g.abs()
+    size, total = sizes.amax(-1), sizes.sum(-1)
+    alive = size > 0
     if int(alive.sum()) < LEAST_ROWS:
         return None
     p = x.softmax(-1)
@@ -91,7 +93,7 @@ def _read(output: Tensor, gradient: Tensor, most: int) -> Reading | None:
     soft = alive & (at_target < 1 - SHARP)
     if int(soft.sum()) < LEAST_ROWS or not bool((soft & (p.amax(-1) < TELLING)).any()):
         return None
-    if bool((g.sum(-1).abs() > (rough + 1e-4) * g.abs().sum(-1))[soft].any()):
+    if bool((g.sum(-1).abs() > (rough + 1e-4) * total)[soft].any()):
         return None
     fitted = _fit(p, g, size, soft, rough, 0.0)
     smoothing = 0.0
@@ -118,15 +120,20 @@ def _read(output: Tensor, gradient: Tensor, most: int) -> Reading | None:
     )  # fmt: skip
 
 
+def _finite(*tensors: Tensor) -> bool:
+    """Whether all numbers are finite; in double precision the sum of some that are does not overflow."""
+    return math.isfinite(sum(float(t.sum()) for t in tensors))
+
+
 def _fit(
     p: Tensor, g: Tensor, size: Tensor, soft: Tensor, rough: float, smoothing: float
 ) -> tuple[Tensor, Tensor] | None:
     """Targets and weights under which every row has the form, to rounding; None where one does not."""
     target = g.argmin(-1)
-    d = p - smoothing / p.shape[-1]
+    d = p - smoothing / p.shape[-1] if smoothing else p.clone()
     d.scatter_add_(-1, target.unsqueeze(-1), torch.full_like(d[..., :1], smoothing - 1))
-    weight = (g * d).sum(-1) / (d * d).sum(-1).clamp_min(1e-300)
-    rest = (g - weight.unsqueeze(-1) * d).abs().amax(-1)
+    weight = torch.linalg.vecdot(g, d) / torch.linalg.vecdot(d, d).clamp_min(1e-300)
+    rest = torch.addcmul(g, weight.unsqueeze(-1), d, value=-1).abs_().amax(-1)
     fits = (rest <= rough * size + 1e-6 * weight.abs()) & (weight > 0)
     return (target, weight) if bool(fits[soft].all()) else None
 
