@@ -50,7 +50,7 @@ class Between:
         self.tell()
         loop = self._loop
         anchors = loop.anchors.get(self.place, ())
-        rates = [group.get("lr") for group in loop.optimizers[self.place].param_groups]
+        rates: list[Any] = [group.get("lr") for group in loop.optimizers[self.place].param_groups]
         every, of_rates = [c for c in checks if not c.of_rates], [c for c in checks if c.of_rates]
         asked = [c for c in every if not c.heard]
         able = all(type(c).quick is not Check.quick for c in asked)

@@ -236,8 +236,7 @@ class Freshness(Check):
 
     def _follow(self, loop: Loop, place: int) -> None:
         """Tells the loop which are followed."""
-        loop.anchors[place] = self._anchors.get(place, [])
-        loop.always[place] = [anchor.place for anchor in loop.anchors[place]]
+        loop.always[place] = [anchor.place for anchor in self._anchors.get(place, ())]
 
     def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
         """The first small parameter of the model, of those outside it, and of the last group: what is not finite spreads
