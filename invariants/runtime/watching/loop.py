@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from karat.core.policy import Policy
-from karat.core.report import Violation
-from karat.invariants.run.rule import Rule, Severity
 from karat.invariants.run.spec import Spec, covered
-from karat.invariants.runtime.monitor import RowSink, Stopped
+from karat.invariants.runtime.monitor import RowSink
 from karat.invariants.runtime.watching.attached import Attached
 from karat.invariants.runtime.watching.captured import Captured
-from karat.invariants.runtime.watching.check import Check
+from karat.invariants.runtime.watching.findings import Findings
 from karat.invariants.runtime.watching.naming import named_parameters
-from karat.invariants.runtime.watching.tally import Tally
 from karat.invariants.runtime.watching.transfer import Transfer
 
 if TYPE_CHECKING:
     from karat.invariants.runtime.watching.anchors import Anchor
 
-MOST_KEPT = 1000
-"""Violations that are kept; the ledger has them all."""
 DENSE = 3
 """First steps, in which everything is looked at."""
 SETTLED, APART = 64, 8
@@ -76,13 +70,13 @@ def turn(step: int) -> int:
     return SETTLED + (min(step, LATER) - SETTLED) // APART + max(0, step - LATER) // WIDE
 
 
-class Loop:
+class Loop(Findings):
     """Everything that checks share. `step` is the number of optimizer steps that were taken, of the busiest optimizer."""
 
     def __init__(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], spec: Spec, policy: Policy,
                  every: int, say: Callable[[str], None], ledger: RowSink | None, first: int = 0) -> None:  # fmt: skip
-        self.model, self.optimizers, self.spec, self.policy = model, tuple(optimizers), spec, policy
-        self.every, self.say, self.ledger = every, say, ledger
+        super().__init__(spec, policy, say, ledger, first)
+        self.model, self.optimizers, self.every = model, tuple(optimizers), every
         self.scheduler: Any = None
         self.scaler: Any = None
         self.ema: nn.Module | None = None
@@ -90,8 +84,6 @@ class Loop:
         self.attached = Attached()
         """The schedulers and loss scalers, once they were looked for; see checks/rates.py."""
         self.transfer = Transfer()
-        self.step = self.first = first
-        """The next step; the first that was watched: other than 0 where a run was resumed."""
         self.early = False
         """Whether the run ended before its declared total: on purpose, or by an exception of the loop's own."""
         self.so_far = Forwards()
@@ -112,24 +104,13 @@ class Loop:
         self.captured: Captured | None = None
         """The forward of this step, in the steps in which it is kept; see capture.py."""
         self._capture_next = True
-        self.violations: list[Violation] = []
-        self.suppressed: list[Violation] = []
-        self.unchecked: dict[str, str] = {}
-        self.tallies: dict[str, Tally] = {}
         self.fingerprint: dict[str, str] = {}
         """What the run started from: the weights, the first batch. RUN-45 compares runs by it."""
         self.news = ""
         """What changed of the forward since it was probed; the probes look at it again. See checks/changes.py."""
         self.began = time.perf_counter()
-        self.off_duty: set[int] = set()
-        self.resting: set[tuple[int, str]] = set()
-        """Checks, by id, that have nothing to do at a moment for the rest of the run."""
-        self.duties = 0
-        """How often a check went off duty or to rest."""
         self.loaded = self.restored = -1
         """Steps before which the model, and an optimizer, last loaded a state; see checks/moments.py."""
-        self._said: dict[tuple[str, str], int] = {}
-        self._stop: Violation | None = None
         self.renamed = 0
         """How often names and holdings were read; another number: indices into `held` mean other parameters."""
         self.rename()
@@ -208,109 +189,3 @@ class Loop:
     def between(self, step: int) -> bool:
         """Whether the checks that are `spaced` are left out in this step."""
         return step >= SETTLED and step % (APART if step < LATER else WIDE) != 0 and not self.looked(step)
-
-    # -- what checks say ----------------------------------------------------------------------------------------------
-
-    def judge(self, rule: Rule, step: int, margin: float, describe: Callable[[], Mapping[str, Any]]) -> bool:
-        """Counts one judgement; where the margin is not that of a number within its limit, reports what `describe` says:
-        message, and where, evidence, severity as they are known. Returns whether it held."""
-        tally = self.tallies[rule.id]
-        tally.take(margin, step)
-        if 0 <= margin < math.inf:
-            return True
-        self.found(rule, step=step, margin=margin, **describe())
-        return False
-
-    def held_for(self, rule: Rule, step: int, margin: float = 0.0) -> None:
-        """Counts one judgement that held."""
-        tally = self.tallies[rule.id]
-        tally.checks += 1
-        if margin < tally.worst_margin:
-            tally.worst_margin, tally.worst_step = margin, step
-
-    def found(
-        self,
-        rule: Rule,
-        message: str,
-        *,
-        step: int | None = None,
-        where: str = "",
-        margin: float | None = None,
-        evidence: str = "",
-        severity: Severity | None = None,
-        phase: str = "before the step",
-    ) -> None:
-        """Reports a violation: once for each rule and place. Under strict a FAIL ends the run, once all have been asked."""
-        at = self.step if step is None else step
-        tally = self.tallies[rule.id]
-        tally.violations += 1
-        key = (rule.id, where)
-        self._said[key] = self._said.get(key, 0) + 1
-        if self._said[key] > 1:
-            return
-        by = self.spec.suppressed((rule.id, rule.slug), where)
-        record = Violation(
-            invariant=rule.id, slug=rule.slug, step=at, phase=phase, policy=self.policy.value, observed=message,
-            required=rule.statement, margin=margin if margin is not None and math.isfinite(margin) else None,
-            previous_margin=None, unit=rule.unit, probe="watch, " + tally.interval, evidence=evidence,
-            reason=f"suppressed: {by.reason}" if by else "", severity=str(severity or rule.severity), where=where,
-        )  # fmt: skip
-        if by is not None:
-            tally.violations -= 1
-            self.suppressed.append(record)
-            return
-        self.keep(record)
-
-    def keep(self, record: Violation) -> None:
-        """Keeps a violation, writes it to the ledger and says it, as the policy has it."""
-        if len(self.violations) < MOST_KEPT:
-            self.violations.append(record)
-        if self.ledger is not None:
-            self.ledger.write({"event": "violation", **record.model_dump()})
-        if self.policy is Policy.WARN:
-            self.say(spoken(record))
-        if self.policy is Policy.STRICT and record.severity == Severity.FAIL:
-            self._stop = self._stop or record
-
-    def stop_if_strict(self) -> None:
-        """Raises Stopped for the first FAIL that was found under strict."""
-        if self._stop is not None:
-            record, self._stop = self._stop, None
-            raise Stopped(record, spoken(record))
-
-    def not_checked(self, rule: Rule, why: str) -> None:
-        """Says that a rule could not be judged, and why; the first reason counts."""
-        self.unchecked.setdefault(rule.slug, why)
-
-    def broke(self, check: Check, moment: str, error: BaseException) -> None:
-        """Takes a check off duty that raised, and says so in the report; the loop goes on."""
-        self.off(check)
-        text = (str(error).strip().splitlines() or [""])[0]
-        for rule in check.rules:
-            self.not_checked(rule, f"its check raised in {moment} at step {self.step}: {type(error).__name__}: {text}")
-
-    def off(self, check: Check) -> None:
-        """Takes a check off duty."""
-        self.off_duty.add(id(check))
-        self.duties += 1
-
-    def wake(self, check: Check, *moments: str) -> None:
-        """Asks a check again that rested."""
-        self.resting.difference_update((id(check), moment) for moment in moments)
-        self.duties += 1
-
-    def rest(self, check: Check, *moments: str) -> None:
-        """Asks a check no more at some moments: it has nothing to do there for the rest of the run."""
-        self.resting.update((id(check), moment) for moment in moments)
-        self.duties += 1
-
-
-def spoken(v: Violation) -> str:
-    """The violation as exception, log and report show it."""
-    margin = "" if v.margin is None else f"\n  margin     {v.margin:+.4g}{' ' + v.unit if v.unit else ''}"
-    evidence = f"\n  evidence   {v.evidence}" if v.evidence else ""
-    return (
-        f"{v.severity} {v.invariant} {v.slug} at step {v.step} ({v.phase}; {v.policy}): {v.message}\n"
-        f"  required   {v.required}{margin}{evidence}\n"
-        f"  next       trainer explain {v.invariant}"
-    )
