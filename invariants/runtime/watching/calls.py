@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from karat.invariants.runtime.watching.heard import unheard
+from karat.invariants.runtime.watching.heard import again, compiling, unheard
 from karat.invariants.runtime.watching.loop import MANY, Forwards
 from karat.invariants.runtime.watching.naming import compiled, parts, roots
 from karat.invariants.runtime.watching.unsaved import Unsaved, after_forward, before_forward
@@ -67,14 +67,16 @@ class Calls:
                 self._depth += 1
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> None:
-            if unheard() or not self._whole:  # taken off by a hook of the same call, torch gives it no kwargs any more
+            if compiling():  # before all else, so that compiled code hangs on nothing of the guards
                 return
             if so_far.brief and of_model and grad_enabled() and module.training and not autocast_on():
-                if output is not None:
+                if output is not None and not again():
                     so_far.count += 1
                     so_far.untold += 1
                     so_far.call = module, args, kwargs, ()
                     so_far.brief = so_far.untold < MANY
+                return
+            if unheard() or not self._whole:  # taken off by a hook of the same call, torch gives it no kwargs any more
                 return
             nested = self._depth > 1
             self._depth = max(0, self._depth - 1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TRACING = ("FakeTensorMode", "ProxyTorchDispatchMode", "FunctionalTensorMode")
 
-_compiling = torch.compiler.is_dynamo_compiling
+compiling = torch.compiler.is_dynamo_compiling
 """Constant in compiled code; other tracing has modes, see `unheard`. Its sister takes twice as long."""
 _graph_task, _tracing, _modes = (
     torch._C._current_graph_task_id,
@@ -37,13 +37,19 @@ def unheard() -> bool:
     """Whether a forward is none of the loop's: compiled, exported, traced, of a functional transform (vmap, grad), of the
     guards, or done again in a backward pass."""
     return bool(
-        _compiling()
+        compiling()
         or (REPLAYS and replaying())
         or _graph_task() != -1
         or _tracing() is not None
         or _level() is not None
         or (_modes() and _traced())
     )
+
+
+def again() -> bool:
+    """What of `unheard` a loop meets by itself, beside compiled code: its forward run by the guards, or done again in a
+    backward pass."""
+    return bool(REPLAYS or _graph_task() != -1)
 
 
 def _traced() -> bool:
@@ -86,7 +92,7 @@ class Shield:
         between = self._between
 
         def step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-            if _compiling():
+            if compiling():
                 return None
             try:
                 if between.before(optimizer, args, kwargs):
@@ -108,13 +114,20 @@ class Shield:
         between = self._between
 
         def stepped(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            if _compiling():
+            if compiling():
                 return
             self._thread = 0
-            if between.quiet:
-                self._safely(between.after)
-            else:
+            if not between.quiet:
                 self._safely(hook, optimizer, args, kwargs)
+                return
+            try:
+                between.after()
+            except Stopped:
+                raise
+            except Exception as error:
+                if from_signal(error):
+                    raise
+                self._broke(error)
 
         return stepped
 
