@@ -36,9 +36,10 @@ from torch import nn
 
 from karat.core.policy import Policy
 from karat.core.report import write_text
+from karat.invariants.run.cadence import SETTLED
 from karat.invariants.run.spec import Spec
 from karat.invariants.runtime import preflight, watch
-from karat.invariants.runtime.watching.loop import SETTLED, Loop
+from karat.invariants.runtime.watching.loop import Loop
 
 STEPS, SECONDS = 500, 0.02
 """Steps of each copy, and about how many seconds of CPU a block takes."""

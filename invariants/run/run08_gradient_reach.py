@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,7 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; every step, from step 64 on every 8th, from 256 on every 32nd; of models above 16,384 "
-    "weights each gradient in turn",
+    when=f"before the first step; {TURNS}; of models above 16,384 weights each gradient in turn",
     limits=(
         "a gradient that is wrong but not zero",
         "preflight: one batch and a few virtual steps, and at most 24 parameters without a gradient are tried",

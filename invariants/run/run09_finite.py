@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,8 @@ RULE = Rule(
     unit="tensors",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight", "audit"),
-    when="every step, on logged losses and gradients: of large models a part in turn, from step 64 on a small one in "
-    "each and the others at every 8th, from 256 on every 32nd; over the whole log",
+    when=f"a small gradient and logged losses: every step; the others: {TURNS}, of large models a part in turn; over the whole "
+    "log",
     limits=(
         "steps that the loop leaves out, for then no optimizer.step() is seen",
         "in large models a gradient that is in no other's way is seen when its turn comes, a few steps late",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,7 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; every step, from step 64 on every 8th, from 256 on every 32nd, by identity; of models with "
-    "many modules a part in turn",
+    when=f"before the first step; {TURNS}, by identity; of models with many modules a part in turn",
     limits=(
         "parameters outside the model that no attribute of a module leads to",
         "a missing parameter is said one step later, once it is seen that nobody moved it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,8 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first steps and every K: all; else (from 64 on every 8th step, from 256 on "
-    "every 32nd) whether up to 32 were written to; one sampled every 8th",
+    when=f"before the first step; first steps and every K: all; else {TURNS} whether up to 32 were written to; one sampled "
+    "every 8th",
     limits=(
         "whether a move is the right one",
         "steps with a closure",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,7 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="every step (from 64 on every 8th, from 256 on every 32nd) whether up to 64 were written to, one sampled; all at the "
-    "start, every K, at the end",
+    when=f"{TURNS} whether up to 64 were written to, one sampled; all at the start, every K, at the end",
     limits=(
         "what never asked for a gradient and is not declared: a target network moves by its own average",
         "a write that leaves the values as they were is none",

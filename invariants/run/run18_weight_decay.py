@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,7 @@ RULE = Rule(
     unit="parameters",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="before the first step, every K, and when a group changes, seen at every step, from 64 on at every 8th, from "
-    "256 on at every 32nd",
+    when=f"before the first step, every K, and when a group changes, seen at {TURNS}",
     limits=(
         "without a declaration it judges only that no weight decay is negative",
         "optimizers that do not keep weight_decay in their groups",

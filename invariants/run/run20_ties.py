@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,7 @@ RULE = Rule(
     unit="names",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; every step, every 8th from step 64 on, every 32nd from 256 on, by identity; of "
-    "more than 16 names in turn",
+    when=f"before the first step; {TURNS}, by identity; of more than 16 names in turn",
     limits=(
         "a tie by the forward alone, such as embedding.weight.T, needs no second parameter and is not looked at",
         "what is untied with both parameters in the optimizer is a WARN: it may be meant",

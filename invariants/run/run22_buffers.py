@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -15,8 +16,7 @@ RULE = Rule(
     unit="buffers",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="every step, every 8th from step 64 on, every 32nd from 256 on, two in turn and those that are to stand; all in the "
-    "first steps and every K",
+    when=f"{TURNS}, two in turn and those that are to stand; all in the first steps and every K",
     limits=(
         "buffers that were not finite at the start, such as masks of -inf",
         "statistics that are finite and wrong; those that were reset are seen where the norm has a weight",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -15,7 +16,7 @@ RULE = Rule(
     unit="losses",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first steps, every 8th to step 64, then at powers of two, every K",
+    when=f"before the first step; {LOOKS}",
     limits=(
         "read off the gradient at the outputs of the model",
         "a softmax or sigmoid that the loop applies itself is seen by preflight alone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -16,7 +17,7 @@ RULE = Rule(
     seen_by=("watch", "preflight"),
     when="before the first step; first step, steps 64 and K, then after twice as many; soon after the forward is seen to "
     "change; weights without gradient are asked for their inputs at "
-    "step 2; whether all samples are alike: first steps, every 8th to step 64, then at powers of two, every K",
+    "step 2; whether all samples are alike: " + LOOKS,
     limits=(
         "FAIL only where no input at all has an effect",
         "an input that turns the same for all samples of a batch, or the only input 20 times larger or smaller, counts after "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import LATER, SETTLED, WIDE
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,8 +15,8 @@ RULE = Rule(
     unit="",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; in the first steps and every K on all parameters, else on one at every 4th step (8th in "
-    "float32, or from 64 on; 32nd from 256 on); over three looks",
+    when="before the first step; in the first steps and every K on all parameters, else on one at every 8th step (4th in low "
+    f"precision up to step {SETTLED}), from {LATER} on every {WIDE}nd; over three looks",
     limits=(
         "optimizers that are not torch's own may round stochastically or keep a compensation: of those it is a WARN",
         "while the rate rises or falls away nothing is said",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,7 +15,7 @@ RULE = Rule(
     unit="looks",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="first steps, every 8th to step 64, then at powers of two, every K",
+    when=LOOKS,
     limits=(
         "a collapse between two steps that are looked at",
         "while every parameter still gets a gradient, as through a codebook, one output for all counts when it lasts 12 steps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,7 +15,7 @@ RULE = Rule(
     unit="positions",
     form=Form.WITHIN,
     seen_by=("watch",),
-    when="first steps, every 8th to step 64, then at powers of two, every K",
+    when=LOOKS,
     limits=(
         "FAIL where the model is declared causal and the targets are its inputs themselves",
         "it looks only where tokens go in and a cross-entropy of class indices comes out, or both are logged",

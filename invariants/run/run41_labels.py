@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -14,7 +15,7 @@ RULE = Rule(
     unit="labels",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when="first steps, every 8th to step 64, then at powers of two, every K",
+    when=LOOKS,
     limits=(
         "FAIL only for labels outside Spec(classes=…)",
         "batches of one class alone: in three looks in a row, after batches of several, where chance does not explain it",

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from karat.invariants.run import cadence
+from karat.invariants.run.cadence import APART, CLOSE, EARLY, LATER, SETTLED, WIDE, turn
 from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.cost import FRAME, TIMED, Cost, Kind
-from karat.invariants.runtime.watching.loop import APART, LATER, SETTLED, WIDE, turn
 from karat.invariants.runtime.watching.reduction import A_TURN, LEAST_NUMBERS, MOST_TENSORS, Turns, part
 from karat.invariants.runtime.watching.transfer import numbers_of
 
@@ -70,31 +71,21 @@ def test_the_same_steps_are_looked_at_in_every_run() -> None:
     loop = guards._loop
     assert [s for s in range(300) if loop.dense(s)] == [0, 1, 2, 100, 200]
     assert [s for s in range(300) if loop.looked(s)] == [*range(3), *range(8, 65, 8), 100, 128, 200, 256]
-    assert not any(loop.between(s) for s in range(SETTLED + 1))
-    assert [s for s in range(SETTLED, 76) if not loop.between(s)] == [64, 72]
-    assert [s for s in range(LATER, 400) if not loop.between(s)] == [
-        128,
-        160,
-        192,
-        200,
-        *range(224, 300, 32),
-        300,
-        *range(320, 400, 32),
-    ]
-    assert [loop.next_look(s) for s in (3, 64, 65, 289)] == [3, 64, 72, 300]
+    asked = [s for s in range(400) if not loop.between(s)]
+    assert asked[: asked.index(EARLY)] == list(range(EARLY))
+    assert [s for s in asked if EARLY <= s < SETTLED] == list(range(EARLY, SETTLED, CLOSE))
+    assert [s for s in asked if SETTLED <= s < LATER] == sorted({100, *range(SETTLED, LATER, APART)})
+    assert [s for s in asked if s >= LATER] == sorted({200, 300, *range(LATER, 400, WIDE)})
+    assert [loop.next_look(s) for s in (3, 17, 64, 65, 289)] == [3, 20, 64, 72, 300]
     assert not any(loop.between(s) for s in range(300) if loop.looked(s))
     guards.finish()
 
 
-def test_what_takes_turns_meets_everything_though_it_is_asked_at_every_eighth_step() -> None:
-    for count in (2, 3, 4, 8, 12):
-        asked = [*range(SETTLED, LATER, APART), *range(LATER, LATER + WIDE * count, WIDE)]
-        assert {turn(s) % count for s in asked[:count]} == set(range(count))
-        met = {turn(s) % count for s in range(LATER, LATER + WIDE * count, WIDE)}
-        assert met == set(range(count))
-    assert [turn(s) for s in range(SETTLED + 1)] == list(range(SETTLED + 1))
-    turns = [turn(s) for s in range(2000)]
-    assert turns == sorted(turns) and turn(LATER + WIDE) == turn(LATER) + 1 == turn(LATER - 1) + 2
+def test_what_takes_turns_meets_everything() -> None:
+    asked = [s for s in range(2000) if cadence.asked(s)]
+    assert [turn(s) for s in asked] == list(range(len(asked)))  # so that any count of things is gone through in turn
+    assert all(turn(s) in (turn(s - 1), turn(s - 1) + 1) for s in range(1, 2000))
+    assert {LATER, SETTLED, EARLY} <= set(asked)
 
 
 @pytest.mark.parametrize("at", [SETTLED, SETTLED + 1, SETTLED + 3])

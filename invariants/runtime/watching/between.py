@@ -32,13 +32,14 @@ class Between:
     """
 
     __slots__ = (
-        "_anchors", "_cost", "_count", "_ended", "_falls", "_loop", "_questions", "_rates", "_rules", "place", "quiet", "until"
+        "_anchors", "_cost", "_count", "_duties", "_ended", "_falls", "_loop", "_questions", "_rates", "_rules", "place", "quiet", "until"
     )  # fmt: skip
 
     def __init__(self, loop: Loop, place: int, cost: Cost, ended: Ended) -> None:
         self._loop, self.place, self._cost, self._ended = loop, place, cost, ended
         self.until, self.quiet, self._count = 0, False, 0
         self._rules: tuple[Rule, ...] = ()
+        self._duties = 0
         self._anchors: tuple[tuple[Anchor, bool], ...] = ()
         """Each, and whether the square of its gradient's norm is one product."""
         self._questions: tuple[Callable[[Loop, int, int], bool], ...] = ()
@@ -57,7 +58,7 @@ class Between:
         if not able or not anchors or not all(type(rate) is float and rate for rate in rates):
             return  # rates that are tensors change in place, and a rate of 0 is counted
         self._anchors = tuple((anchor, short(anchor.parameter)) for anchor in anchors)
-        self._rates, self.until = rates, until
+        self._rates, self.until, self._duties = rates, until, loop.duties
         self._questions = tuple(c.quick for c in asked)
         self._rules = tuple(rule for c in every for rule in c.heard_rules)
         falls = all(type(c).quick_rates is not Check.quick_rates for c in of_rates)
@@ -122,7 +123,7 @@ class Between:
         loop, place = self._loop, self.place
         so_far, step = loop.so_far, loop.taken[place] + 1
         so_far.call = None
-        if step >= self.until or step != loop.step + 1:
+        if step >= self.until or step != loop.step + 1 or loop.duties != self._duties:
             self._ended(place)
             return
         so_far.untold = 0

@@ -71,7 +71,7 @@ class Check:
     of_forward: bool = False
     """Asked only where the forward of the step is kept: it has nothing to look at in others."""
     spaced: bool = False
-    """Asked in every step at the start, and from the 64th on in every eighth; after_step also before those."""
+    """Asked in the steps that run/cadence.py names; after_step also before those."""
     of_rates: bool = False
     """Left out between those steps where no rate changed."""
     heard: bool = False

@@ -169,6 +169,8 @@ class Frame:
     def _ended(self, place: int) -> None:
         """After a step in which only few numbers were read; at the last one before a look, what that compares is noted."""
         loop, step = self._loop, self._loop.taken[place]
+        if loop.duties != self._duties:
+            self._list()
         if step + 1 == loop.betweens[place].until:
             moment = Moment(loop.optimizers[place], place, step, False, 0, loop.held[place], between=True)
             asked = self._of("after_step", False, True)

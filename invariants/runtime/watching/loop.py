@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from karat.core.policy import Policy
+from karat.invariants.run import cadence
 from karat.invariants.run.spec import Spec, covered
 from karat.invariants.runtime.monitor import RowSink
 from karat.invariants.runtime.watching.attached import Attached
@@ -24,17 +25,8 @@ if TYPE_CHECKING:
 
 DENSE = 3
 """First steps, in which everything is looked at."""
-SETTLED, APART = 64, 8
-"""From this step on the checks that are `spaced` are asked at every eighth."""
-LATER, WIDE = 128, 32
-"""And from this one on at every 32nd."""
-SPACED = f"every step, from step {SETTLED} on every {APART}th, from {LATER} on every {WIDE}nd"
 MANY = 64
 """Forwards without a step after which no check is left out at any."""
-LIGHT = 8
-"""Until SETTLED the outputs are looked at in every so many steps, which takes a few passes over them."""
-OUTPUTS_ARE_LOOKED_AT = f"first steps, every {LIGHT}th to step {SETTLED}, then at powers of two, every K"
-
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any], tuple[tuple[str, torch.dtype], ...]]
 """Module, arguments and autocast of a forward."""
@@ -61,13 +53,6 @@ class Held:
     name: str
     parameter: Tensor
     group: int
-
-
-def turn(step: int) -> int:
-    """Counts the steps in which checks that are `spaced` are asked."""
-    if step < SETTLED:
-        return step
-    return SETTLED + (min(step, LATER) - SETTLED) // APART + max(0, step - LATER) // WIDE
 
 
 class Loop(Findings):
@@ -171,8 +156,9 @@ class Loop(Findings):
         return step - self.first < DENSE or step % self.every == 0
 
     def looked(self, step: int) -> bool:
-        """Whether the outputs are looked at in this step: in the first few, every 8th to 64, at powers of two, every K."""
-        return (step % LIGHT == 0 and (step <= SETTLED or step & (step - 1) == 0)) or self.dense(step)
+        """Whether the outputs are looked at in this step: see LOOKS in run/cadence.py."""
+        light = step % cadence.LIGHT == 0
+        return (light and (step <= cadence.SETTLED or step & (step - 1) == 0)) or self.dense(step)
 
     def stir(self) -> None:
         """Has all checks asked in full at the next step."""
@@ -188,4 +174,4 @@ class Loop(Findings):
 
     def between(self, step: int) -> bool:
         """Whether the checks that are `spaced` are left out in this step."""
-        return step >= SETTLED and step % (APART if step < LATER else WIDE) != 0 and not self.looked(step)
+        return not cadence.asked(step) and not self.looked(step)

@@ -1,10 +1,9 @@
 """The norms of the gradients at a step: one fused reduction over those that are due, for all checks together.
 
-Small models are looked at whole, every step. Of larger ones an eighth, but at least LEAST_NUMBERS and at most MOST_NUMBERS
-elements, of A_TURN gradients are looked at in a step, in turn. From step SETTLED on that is done in every eighth step, later
-in every 32nd, and between them a few are looked at: the first small one, for what is not finite spreads upstream in a
-backward, and those that RUN-11 follows. In the first steps, every K, and when a limit on the whole norm was declared, all
-of them are.
+Small models are looked at whole. Of larger ones an eighth, but at least LEAST_NUMBERS and at most MOST_NUMBERS elements, of
+A_TURN gradients are looked at in a step, in turn: in the steps that run/cadence.py names. Between them it is the first small
+one, for what is not finite spreads upstream in a backward, and those that RUN-11 follows. In the first steps, every K, and
+when a limit on the whole norm was declared, all of them are.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from karat.invariants.runtime.watching.loop import turn
+from karat.invariants.run.cadence import turn
 from karat.invariants.runtime.watching.naming import local, plain
 
 LEAST_NUMBERS, MOST_NUMBERS = 1 << 14, 1 << 19

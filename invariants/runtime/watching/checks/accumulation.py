@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
+from karat.invariants.run.cadence import EARLY
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.heard import harmless
-from karat.invariants.runtime.watching.loop import SETTLED, Loop
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain
 
 CONFIRMED = 3
@@ -93,7 +94,7 @@ class Accumulation(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         counter = self._counters.get(moment.index)
-        if loop.spec.accumulation is None and moment.step >= SETTLED:  # what clears gradients does so from the start
+        if loop.spec.accumulation is None and moment.step >= EARLY:  # what clears gradients does so from the start
             self.drop()
             loop.rest(self, "before_step", "after_step")
         elif counter is not None:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from karat.invariants.run.cadence import TURNS, turn
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run22_buffers import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain_name, unwrapped
 from karat.invariants.runtime.watching.reduction import is_finite
 from karat.invariants.runtime.watching.sampling import fit, norms32, spread, window
@@ -59,7 +60,7 @@ class Buffer:
 
 class Buffers(Check):
     rules = (RULE,)
-    interval = SPACED
+    interval = TURNS
     spaced = True
 
     def __init__(self) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from karat.invariants.run.cadence import SETTLED
 from karat.invariants.runtime.preflight.trees import leaves
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import DENSE, SETTLED, Loop
+from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.traits import Attributes, of_arguments, of_call, of_graph
 
 EARLY, LATE = 4, 8

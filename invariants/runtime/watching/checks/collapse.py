@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from karat.invariants.run.cadence import LIGHT, LOOKS
 from karat.invariants.run.run36_collapse import RULE as COLLAPSE
 from karat.invariants.runtime.preflight.trees import Path
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import LIGHT, OUTPUTS_ARE_LOOKED_AT, Loop
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.outputs import certain, differ, spread_of, turned
 
 EARLY = 3
@@ -27,7 +28,7 @@ FIRST_ENTROPIES = 10
 
 class Collapse(Check):
     rules = (COLLAPSE,)
-    interval = OUTPUTS_ARE_LOOKED_AT
+    interval = LOOKS
     of_forward = True
 
     def __init__(self) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from karat.invariants.run.cadence import SETTLED
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run11_gradient_fresh import RULE
 from karat.invariants.runtime.watching.anchors import fit
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.heard import harmless
-from karat.invariants.runtime.watching.loop import SETTLED, Loop
+from karat.invariants.runtime.watching.loop import Loop
 
 CONFIRMED = 2
 """Steps with a sum of both that are reported."""

@@ -12,10 +12,11 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from karat.invariants.run.cadence import SETTLED, TURNS, turn
 from karat.invariants.run.run17_frozen import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import SETTLED, SPACED, Held, Loop, turn
+from karat.invariants.runtime.watching.loop import Held, Loop
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.sampling import fit, rate_of, sharded, spread, window
 
@@ -46,7 +47,7 @@ class Kept:
 
 class Frozen(Check):
     rules = (RULE,)
-    interval = SPACED
+    interval = TURNS
     spaced = True
 
     def __init__(self) -> None:

@@ -10,19 +10,20 @@ from typing import Any
 
 from torch import Tensor
 
+from karat.invariants.run.cadence import TURNS, turn
 from karat.invariants.run.run15_optimizer_parameters import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
 from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.holdings import Mark, Places, holds, ids_held, others_hold, unregistered
-from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some
 
 
 class Holdings(Check):
     rules = (RULE,)
-    interval = SPACED
+    interval = TURNS
     spaced = True
 
     def __init__(self) -> None:

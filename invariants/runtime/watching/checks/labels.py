@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run39_targets import RULE as TARGETS
 from karat.invariants.run.run40_padding import RULE as PADDING
@@ -18,7 +19,7 @@ from karat.invariants.runtime.preflight.trees import Path, spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.looks import follows_in_place
-from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.reading import Reading
 from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.tokens import counted_padding, relation, token_inputs, trailing
@@ -40,7 +41,7 @@ SHIFTED = {
 
 class Labels(Check):
     rules = (TARGETS, PADDING, LABELS)
-    interval = OUTPUTS_ARE_LOOKED_AT
+    interval = LOOKS
     of_forward = True
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run31_inputs import RULE as INPUTS
 from karat.invariants.run.run39_targets import RULE as TARGETS
@@ -20,7 +21,7 @@ from karat.invariants.runtime.preflight.inputs import argument
 from karat.invariants.runtime.preflight.trees import Path, spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.reading import Reading, part, read_binary
 
 ORDERLY = 3
@@ -89,7 +90,7 @@ class _Root:
 
 class LaterData(Check):
     rules = (INPUTS, TARGETS, LABELS)
-    interval = OUTPUTS_ARE_LOOKED_AT
+    interval = LOOKS
     of_forward = True
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from karat.invariants.run.cadence import LOOKS
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE as ACCUMULATION
 from karat.invariants.run.run28_first_loss import MORE, most
@@ -23,7 +24,7 @@ from karat.invariants.runtime.preflight.trees import spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
-from karat.invariants.runtime.watching.loop import OUTPUTS_ARE_LOOKED_AT, Loop
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
 from karat.invariants.runtime.watching.replay import Replay
 from karat.invariants.runtime.watching.weights import Weights, judged
@@ -35,7 +36,7 @@ GUESSED = 3.0
 
 class Losses(Check):
     rules = (FIRST_LOSS, SOFTMAX, REDUCTION, ACCUMULATION)
-    interval = OUTPUTS_ARE_LOOKED_AT
+    interval = LOOKS
     of_forward = True
 
     def __init__(self) -> None:

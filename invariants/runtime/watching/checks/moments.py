@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run42_resume import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.holdings import ids_held
-from karat.invariants.runtime.watching.loop import SPACED, Loop
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import roots, unwrapped
 from karat.invariants.runtime.watching.sampling import fit, run_of
 from karat.invariants.runtime.watching.states import keeps_moments
@@ -55,7 +56,7 @@ class Memory:
 
 class Moments(Check):
     rules = (RULE,)
-    interval = SPACED
+    interval = TURNS
     spaced = True
 
     def __init__(self) -> None:

@@ -12,13 +12,14 @@ from operator import eq
 import torch
 from torch import Tensor
 
+from karat.invariants.run.cadence import SETTLED, turn
 from karat.invariants.run.run16_parameter_moves import RULE as MOVES
 from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run54_update_ratio import RULE as RATIO
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks.rounding import LOW, Look, Rounding
 from karat.invariants.runtime.watching.followed import Followed
-from karat.invariants.runtime.watching.loop import SETTLED, Loop, turn
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.sampling import (
     alike,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run08_gradient_reach import RULE as REACH
 from karat.invariants.run.run34_straight_through import RULE as THROUGH
@@ -17,7 +18,7 @@ from karat.invariants.run.spec import covered
 from karat.invariants.runtime.preflight.probe import NotRun
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.grouping import groups, spoken
-from karat.invariants.runtime.watching.loop import DENSE, SPACED, Held, Loop
+from karat.invariants.runtime.watching.loop import DENSE, Held, Loop
 from karat.invariants.runtime.watching.naming import some
 from karat.invariants.runtime.watching.probing import Probe
 from karat.invariants.runtime.watching.seams import Seams
@@ -39,7 +40,7 @@ ALL_ZERO = 3
 
 class Reach(Check):
     rules = (REACH, THROUGH)
-    interval = SPACED
+    interval = TURNS
     spaced = True
 
     def __init__(self) -> None:

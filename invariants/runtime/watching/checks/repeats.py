@@ -1,8 +1,8 @@
 """RUN-38: one number for the first batch of each step, and how these numbers come again.
 
 The number is compared, and nothing of the batch is kept but a weak reference: a loop that trains on one tensor on purpose
-still has it, one that loads the same batch anew has another. The first steps are known completely; from then on every
-eighth is looked at, until something comes again: then every one, and what the loaders yield meanwhile; see draws.py.
+still has it, one that loads the same batch anew has another. The first steps are known completely; from then on a few
+are looked at, until something comes again: then every one, and what the loaders yield meanwhile; see draws.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from karat.invariants.run.cadence import APART, SETTLED, TURNS
 from karat.invariants.run.run38_repeats import LEAST_PERIOD, LONG_ENOUGH, MOST_TIMES, RULE, STUCK
 from karat.invariants.runtime.preflight.trees import leaves
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.draws import ALIKE, SAME, Drawn, Draws, surest
 from karat.invariants.runtime.watching.fingerprint import of_batch, of_rows
-from karat.invariants.runtime.watching.loop import APART, DENSE, SETTLED, SPACED, Loop
+from karat.invariants.runtime.watching.loop import DENSE, Loop
 
 MOST_KNOWN = 1 << 14
 """Batches whose numbers are kept."""
@@ -42,7 +43,7 @@ Seen = tuple[int, "weakref.ref[Tensor]"]
 
 class Repeats(Check):
     rules = (RULE,)
-    interval = f"{SPACED}, and at every one while a batch comes again"
+    interval = f"{TURNS}, and at every one while a batch comes again"
 
     def __init__(self) -> None:
         self._looked = False
@@ -115,10 +116,18 @@ class Repeats(Check):
     def _summed(self, numbers: list[float]) -> None:
         self._rows = _together(numbers)
 
+    def quick(self, loop: Loop, place: int, step: int) -> bool:
+        """While every step is looked at: all that there is to do."""
+        if not place:
+            loop.transfer.bring()
+            self._look(loop, step)
+        return True
+
     def before_step(self, loop: Loop, moment: Moment) -> None:
-        if moment.index:
-            return
-        step = moment.step
+        if not moment.index:
+            self._look(loop, moment.step)
+
+    def _look(self, loop: Loop, step: int) -> None:
         self._gap = self._gap or step != self._asked + 1
         self._asked = step
         number, rows, tensor, self._looked = self._number, self._rows, self._tensor, False

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from karat.invariants.run.cadence import TURNS, turn
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run20_ties import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.loop import SPACED, Loop, turn
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain_name, unwrapped
 from karat.invariants.runtime.watching.sampling import fit, spread, window
 
@@ -29,7 +30,7 @@ class Tie:
 
 class Ties(Check):
     rules = (RULE,)
-    interval = SPACED
+    interval = TURNS
     spaced = True
 
     def __init__(self) -> None:
