@@ -32,7 +32,8 @@ class Between:
     """
 
     __slots__ = (
-        "_anchors", "_cost", "_count", "_duties", "_ended", "_falls", "_loop", "_questions", "_rates", "_rules", "place", "quiet", "until"
+        "_anchors", "_cost", "_count", "_duties", "_ended", "_falls", "_loop", "_questions", "_rates", "_rules",
+        "place", "quiet", "until",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, place: int, cost: Cost, ended: Ended) -> None:
