@@ -31,6 +31,8 @@ class Followed:
     wrote: bool = False
     looked: range = field(default_factory=lambda: range(0))
     before: list[int] = field(default_factory=list)
+    turned: tuple[int, range, list[int], list[int]] | None = None
+    """The last step that was looked at: its number, what was looked at, the counters after it, and what it added to them."""
     left: tuple[range, list[int], Tensor | None, range] | None = None
     usual: set[int] = field(default_factory=set)
     """Those that the loop itself writes to between steps, from its first steps on."""

@@ -84,6 +84,8 @@ class Loop(Findings):
         """How many forwards there had been when each took its last step."""
         self.ended = 0.0
         """When the last step ended, by time.perf_counter."""
+        self._wanted = -1
+        """A step in which what takes turns is looked at for a reason."""
         self.betweens: list[Any] = []
         """What is asked between two looks, of each optimizer; see between.py."""
         self.captured: Captured | None = None
@@ -160,8 +162,10 @@ class Loop(Findings):
         light = step % cadence.LIGHT == 0
         return (light and (step <= cadence.SETTLED or step & (step - 1) == 0)) or self.dense(step)
 
-    def stir(self) -> None:
-        """Has all checks asked in full at the next step."""
+    def stir(self, *, turn: bool = False) -> None:
+        """Has the checks that are asked in every step asked in full at the next. turn: those that take turns too."""
+        if turn:
+            self._wanted = self.step
         self.so_far.brief = False
         for between in self.betweens:
             between.until = 0
@@ -174,4 +178,5 @@ class Loop(Findings):
 
     def between(self, step: int) -> bool:
         """Whether the checks that are `spaced` are left out in this step."""
-        return not cadence.asked(step) and not self.looked(step)
+        due = step == self._wanted or step + 1 == self.spec.window
+        return not (due or cadence.asked(step) or self.looked(step))

@@ -155,7 +155,7 @@ class Quantised(nn.Module):
 
 @clean
 def quantised_later(attach: Attach) -> None:
-    """Quantisation-aware training begins late."""
+    """Quantisation-aware training begins late in the run."""
     model = Quantised()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     attach(model, optimizer)

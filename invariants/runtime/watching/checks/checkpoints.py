@@ -256,7 +256,7 @@ class Checkpoints(Check):
         self._load, self._reloaded = loaded, True
         loop = self._loop() if self._loop is not None else None
         if loop is not None:
-            loop.stir()
+            loop.stir(turn=True)
 
     def finish(self, loop: Loop) -> None:
         if self._load is not None and self._load.own:

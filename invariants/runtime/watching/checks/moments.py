@@ -52,6 +52,15 @@ class Memory:
     version: int
     seen: int
     """The last step before which the entry was looked at."""
+    at: int = -1
+    """The step after which `version` was read."""
+    before: int = 0
+    """The version before the step `seen`, and what that step added to it."""
+    each: int = 0
+
+    def written(self, step: int) -> bool:
+        """Whether it was written to before this step by something else than the steps of its optimizer."""
+        return self.parameter._version != self.version + self.each * (step - self.at - 1)
 
 
 class Moments(Check):
@@ -122,7 +131,7 @@ class Moments(Check):
             self._changed(loop, moment, memory, entry, loading)
         elif loading is not None:
             self._put_back(loop, moment, memory, loading)
-        memory.seen = moment.step
+        memory.seen, memory.before = moment.step, memory.parameter._version
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         if moment.forwards > self._most:
@@ -131,7 +140,9 @@ class Moments(Check):
         if memory is None:
             self._choose(moment)
             return
-        memory.version = memory.parameter._version
+        memory.version, memory.at = memory.parameter._version, moment.step
+        if memory.seen == moment.step:
+            memory.each = memory.version - memory.before
         self._patience = 2 * self._most + 2
         if memory.entry is None:
             memory.entry = moment.optimizer.state.get(memory.parameter)
@@ -158,7 +169,7 @@ class Moments(Check):
             self._began = {key: few for key, few in self._began.items() if key != id(chosen)}
             entry = state.get(chosen)
             self._memories[moment.index] = Memory(
-                chosen, entry, _count(entry), moment.step + 1, chosen._version, moment.step
+                chosen, entry, _count(entry), moment.step + 1, chosen._version, moment.step, moment.step
             )
             self._rates[moment.index] = moment.rates[0] if moment.rates else 0.0
 
@@ -170,12 +181,14 @@ class Moments(Check):
     def _loads(self, loop: Loop) -> None:
         """The model is about to load a state: the weights before the first one since the step."""
         loop.loaded = loop.step
+        loop.stir(turn=True)
         for index, memory in self._memories.items():
             self._loading.setdefault(index, _few(memory.parameter))
 
     def _restores(self, loop: Loop) -> None:
         """An optimizer has loaded a state."""
         loop.restored = loop.step
+        loop.stir(turn=True)
 
     # -- what is wrong ------------------------------------------------------------------------------------------------
 
@@ -186,7 +199,7 @@ class Moments(Check):
         memory.entry, memory.count, memory.step = entry or None, count, moment.step
         if not had:
             return
-        written = loading is not None or memory.parameter._version != memory.version
+        written = loading is not None or memory.written(moment.step)
         since = moment.step - memory.seen
         lost = not entry or (expected is not None and count is not None and count <= since and count < expected - 1)
         kind = type(moment.optimizer).__name__

@@ -88,6 +88,8 @@ class Movement(Check):
         places = followed.places
         looked = followed.looked = window(len(places), MOST_READ, turn(step))
         followed.before = versions(followed.parameters(looked))
+        if self._written.waiting:
+            self._written.again(followed, step, _written_since(followed, step))
         if dense:
             self._take(followed, moment, places)
         elif followed.urgent or (step % followed.apart == 0 and places):
@@ -130,6 +132,8 @@ class Movement(Check):
             return
         places = followed.places
         now = versions(followed.parameters(followed.looked))
+        added = [new - old for old, new in zip(followed.before, now, strict=True)]
+        followed.turned = moment.step, followed.looked, now, added
         if not any(map(eq, followed.before, now)):
             followed.wrote = True
         elif followed.counters:
@@ -298,3 +302,15 @@ class Movement(Check):
 def _matters(places: list[int], followed: Followed) -> bool:
     """Whether some parameter is not one that the loop writes to by itself anyway."""
     return bool(places) and len(followed.usual) < len(places)
+
+
+def _written_since(followed: Followed, step: int) -> list[int]:
+    """The places that were written to, since the last step that was looked at, more often than the steps between did."""
+    if followed.turned is None:
+        return []
+    last, looked, after, added = followed.turned
+    if looked != followed.looked:
+        return []
+    steps = step - last - 1
+    several = zip(looked, after, added, followed.before, strict=True)
+    return [followed.places[n] for n, then, each, now in several if now - then != each * steps]
