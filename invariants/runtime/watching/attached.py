@@ -18,6 +18,7 @@ import torch
 from torch.optim import lr_scheduler
 
 Scheduler = lr_scheduler.LRScheduler
+ROOTS = Scheduler, torch.amp.GradScaler
 MOST_PARTS = 64
 """Members of a scheduler that are looked at for schedulers inside it."""
 
@@ -104,13 +105,12 @@ class Attached:
 def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: Any) -> Attached:
     """The schedulers and scalers given, and those that live."""
     own = [bare(o) for o in optimizers]
-    classes = {*subclasses(Scheduler), *subclasses(torch.amp.GradScaler)}
-    living = objects_of(classes)
+    living = every()
     given = [inner(s) for s in (scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]) if s is not None]
     found = Attached()
-    every = {id(s): s for s in [*given, *(o for o in living if isinstance(o, Scheduler))]}
-    nested = {id(part) for s in every.values() for part in parts(s)}
-    for s in every.values():
+    schedulers = {id(s): s for s in [*given, *(o for o in living if isinstance(o, Scheduler))]}
+    nested = {id(part) for s in schedulers.values() for part in parts(s)}
+    for s in schedulers.values():
         if id(s) in nested or getattr(s, "optimizer", None) is None:
             continue
         driven = bare(s.optimizer)
@@ -126,40 +126,45 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
     return found
 
 
-def objects_of(classes: set[type]) -> list[Any]:
-    """The living objects of these very classes."""
-    counts = _counts(classes)
-    known = [o for held in _KNOWN if (o := held()) is not None and type(o) in classes]
+def every() -> list[Any]:
+    """The living schedulers and scalers."""
+    counts = _counts()
     if counts.keys() <= _COUNTED.keys():
-        made = sum(max(0, count - _COUNTED[key]) for key, count in counts.items())
-        young = [o for generation in (0, 1) for o in gc.get_objects(generation) if type(o) in classes]
+        known = [o for held in _KNOWN if (o := held()) is not None]
+        young = [o for generation in (0, 1) for o in gc.get_objects(generation) if issubclass(type(o), ROOTS)]
         found = {id(o): o for o in (*known, *young)}
-        if len(found) >= made:
+        if len(found) >= sum(max(0, count - _COUNTED[key]) for key, count in counts.items()):
             return [*found.values()]
-    return [o for o in look_through() if type(o) in classes]
+    return look_through()
 
 
 def look_through() -> list[Any]:
     """All schedulers and scalers among all objects that live; from now on those made later are counted."""
-    kinds = {*subclasses(Scheduler), *subclasses(torch.amp.GradScaler)}
-    living = [o for o in gc.get_referrers(*kinds) if type(o) in kinds]
+    living = _living()
     _KNOWN[:] = [weakref.ref(o) for o in living]
     _COUNTED.clear()
-    _COUNTED.update(_counts(kinds))
+    _COUNTED.update(_counts())
     for o in living:
         _COUNTED[id(type(o))] -= 1
     return living
 
 
-def _counts(classes: set[type]) -> dict[int, int]:
-    """Identity of a class -> references to it, but for names in the script that is run."""
+def _living() -> list[Any]:
+    classes = {kind for root in ROOTS for kind in subclasses(root)}
+    return [o for o in gc.get_referrers(*classes) if type(o) in classes]
+
+
+def _counts() -> dict[int, int]:
+    """Identity of a class -> references to it, but for names in the script that is run. Called where nobody holds more of
+    them than at any other call."""
     named = [id(value) for value in vars(sys.modules["__main__"]).values() if isinstance(value, type)]
-    return {id(kind): sys.getrefcount(kind) - named.count(id(kind)) for kind in classes}
+    kinds = [kind for root in ROOTS for kind in subclasses(root)]
+    return {id(kind): sys.getrefcount(kind) - named.count(id(kind)) for kind in kinds}
 
 
 def scales() -> list[tuple[weakref.ref[Any], float]]:
     """The enabled scalers that live, whoever's they are, each with its scale."""
-    living = objects_of(subclasses(torch.amp.GradScaler))
+    living = [o for o in every() if isinstance(o, torch.amp.GradScaler)]
     return [(weakref.ref(s), float(s.get_scale())) for s in living if s.is_enabled()]
 
 

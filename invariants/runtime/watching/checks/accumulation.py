@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from karat.invariants.run.cadence import EARLY
+from karat.invariants.run.cadence import SETTLED
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run12_accumulation import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
@@ -80,6 +80,13 @@ class Accumulation(Check):
             if len(loop.optimizers) > 1:
                 loop.off(self)  # the losses of one clear the gradients of the other
 
+    def quick(self, loop: Loop, place: int, step: int) -> bool:
+        counter = self._counters.get(place)
+        if counter is None or counter.backwards != 1 or loop.spec.accumulation is not None:
+            return False
+        counter.renew()
+        return True
+
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if moment.closure:
             return
@@ -94,7 +101,7 @@ class Accumulation(Check):
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         counter = self._counters.get(moment.index)
-        if loop.spec.accumulation is None and moment.step >= EARLY:  # what clears gradients does so from the start
+        if loop.spec.accumulation is None and moment.step >= SETTLED:  # what clears gradients does so from the start
             self.drop()
             loop.rest(self, "before_step", "after_step")
         elif counter is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from karat.invariants.run.cadence import SETTLED
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run11_gradient_fresh import RULE
 from karat.invariants.runtime.watching.anchors import Anchor, before_added, called, fit, split
@@ -22,8 +23,8 @@ from karat.invariants.runtime.watching.naming import compiled
 from karat.invariants.runtime.watching.reduction import SMALL
 from karat.invariants.runtime.watching.unsaved import after_forward
 
-MOST_ANCHORS = 3
-"""For each optimizer: of the model, of parameters outside it, of the last group."""
+MOST_ANCHORS = 4
+"""For each optimizer: two of the model, of parameters outside it, of the last group."""
 SAME = 1e-5
 """Relative difference of two norms up to which a gradient counts as the same one, clipped again."""
 EMPTY, SKIPPED = 2, 4
@@ -43,6 +44,7 @@ class Freshness(Check):
         self._applied: set[int] = set()
         """Optimizers that have applied some gradient."""
         self._read = 0
+        self._settled = False
         self._counting: list[Any] = []
         self._norms: dict[int, tuple[int, dict[int, float]]] = {}
 
@@ -115,6 +117,8 @@ class Freshness(Check):
             norm = moment.norms.get(anchor.place)
             anchor.applied = None if grad is None or norm is None else (id(grad), norm)
             anchor.renew()
+        if moment.step >= SETTLED and not self._settled:
+            self._settled = blind = True  # chosen anew: fewer
         if (blind or not anchors) and moment.grads:
             self._forget(moment.index)
             self._choose(moment.index, moment.held, moment.grads)
@@ -240,7 +244,8 @@ class Freshness(Check):
 
     def _choose(self, index: int, held: Sequence[Held], places: Iterable[int]) -> None:
         """The first small parameter of the model, of those outside it, and of the last group: what is not finite spreads
-        upstream in a backward, so that the first shows it."""
+        upstream in a backward, so that the first shows it. At the start the smallest of the model too, which few losses
+        reach: of several one may be added twice."""
         able = [i for i in places if fit(held[i])]
         last = max((held[i].group for i in able), default=0)
         kinds = (
@@ -249,6 +254,8 @@ class Freshness(Check):
             [i for i in able if held[i].group == last and last],
         )
         chosen = {_first_small(held, kind) for kind in kinds if kind}
+        if not self._settled and kinds[0]:
+            chosen.add(min(kinds[0], key=lambda i: held[i].parameter.numel()))
         anchors = [
             Anchor(held[i].name or "a parameter of the optimizer", held[i].parameter, i, []) for i in sorted(chosen)
         ]
