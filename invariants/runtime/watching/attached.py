@@ -106,6 +106,10 @@ def find(optimizers: Iterable[torch.optim.Optimizer], scheduler: Any, scaler: An
     """The schedulers and scalers given, and those that live."""
     own = [bare(o) for o in optimizers]
     living = every()
+    if any("initial_lr" in group for o in own for group in o.param_groups) and not any(
+        bare(getattr(s, "optimizer", None)) is o for s in living for o in own
+    ):
+        living = look_through()  # some scheduler has been there
     given = [inner(s) for s in (scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]) if s is not None]
     found = Attached()
     schedulers = {id(s): s for s in [*given, *(o for o in living if isinstance(o, Scheduler))]}
@@ -133,7 +137,8 @@ def every() -> list[Any]:
         known = [o for held in _KNOWN if (o := held()) is not None]
         young = [o for generation in (0, 1) for o in gc.get_objects(generation) if issubclass(type(o), ROOTS)]
         found = {id(o): o for o in (*known, *young)}
-        if len(found) >= sum(max(0, count - _COUNTED[key]) for key, count in counts.items()):
+        made = [count - _COUNTED[key] for key, count in counts.items()]
+        if min(made) >= 0 and len(found) >= sum(made):  # one below zero: a class is named in fewer places than it was
             return [*found.values()]
     return look_through()
 
