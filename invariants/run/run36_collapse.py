@@ -16,6 +16,7 @@ RULE = Rule(
     seen_by=("watch",),
     when="first steps, every 8th to step 64, then at powers of two, every K",
     limits=(
+        "a collapse of directions that stops half-way is seen of several outputs, or forwards, of a step, at two looks in a row",
         "a collapse between two steps that are looked at",
         "while every parameter still gets a gradient, as through a codebook, one output for all counts when it lasts 12 steps",
         "the first 8 steps count only after outputs differed",

@@ -208,8 +208,9 @@ class Loop:
         return step
 
     def between(self, step: int) -> bool:
-        """Whether the checks that are `spaced` are left out in this step."""
-        return step >= SETTLED and step % (APART if step < LATER else WIDE) != 0 and not self.looked(step)
+        """Whether the checks that are `spaced` are left out in this step; not in one before which the model loaded a state."""
+        spaced = step >= SETTLED and step % (APART if step < LATER else WIDE) != 0
+        return spaced and step != self.loaded and not self.looked(step)
 
     # -- what checks say ----------------------------------------------------------------------------------------------
 

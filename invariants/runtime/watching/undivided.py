@@ -110,7 +110,9 @@ class Undivided:
         ratio = sum(squares) / loss if loss > 0 else math.nan
         self.seen = self.seen + 1 if min(abs(ratio - 1), abs(ratio / len(squares) - 1)) <= NEAR else 0
         enough = self.seen >= IN_A_ROW
-        return f"the gradients at the outputs are those of {len(squares)} undivided mean square errors" if enough else ""
+        return (
+            f"the gradients at the outputs are those of {len(squares)} undivided mean square errors" if enough else ""
+        )
 
     def end(self) -> None:
         """After the step."""

@@ -87,7 +87,9 @@ class Collapse(Check):
     def _one_way(self, captured: Captured, forwards: int) -> tuple[float, float] | None:
         """The spread of the directions of an output, now and at first, where a loss of directions alone ends it."""
         most = 2 * captured.most
-        several = [p for p in captured.gradients if p in captured.outputs and captured.outputs[p].ndim > 1][:MOST_OUTPUTS]
+        several = [p for p in captured.gradients if p in captured.outputs and captured.outputs[p].ndim > 1][
+            :MOST_OUTPUTS
+        ]
         alone = {path: turned(captured.outputs[path], captured.gradients[path], most) for path in several}
         if all(now is None for now in alone.values()):
             return None

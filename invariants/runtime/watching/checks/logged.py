@@ -84,7 +84,9 @@ class LoggedLosses(Check):
     def _validated(self, loop: Loop, step: int, loss: float) -> None:
         before = self._last
         if self._terms:
-            loop.not_checked(VALIDATION, "the training loss has several terms, the validation loss is one that it may not have")
+            loop.not_checked(
+                VALIDATION, "the training loss has several terms, the validation loss is one that it may not have"
+            )
             return
         if not (math.isfinite(loss) and math.isfinite(before)) or before <= 0:
             return

@@ -16,7 +16,6 @@ from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some
 
-
 LEAST = 2
 """Matrices, and vectors that decay, from which on two lists count as exchanged."""
 
