@@ -114,7 +114,9 @@ class LoggedLosses(Check):
 
 def _several_terms(loss: Any) -> bool:
     node = loss.grad_fn if isinstance(loss, Tensor) else None
-    return type(node).__name__.startswith("AddBackward") and all(n is not None for n, _ in node.next_functions)
+    if node is None or not type(node).__name__.startswith("AddBackward"):
+        return False
+    return all(n is not None for n, _ in node.next_functions)
 
 
 def _number(loop: Loop, given: Any, take: Callable[[float], None]) -> None:

@@ -56,7 +56,8 @@ class WeightDecay(Check):
     def _swapped(self, loop: Loop, moment: Moment) -> None:
         """Biases and norms decay, and no matrix does: what decays and what is spared were exchanged."""
         tables = {id(m.weight) for m in loop.model.modules() if isinstance(m, nn.Embedding)}
-        matrices, vectors = [], []
+        matrices: list[tuple[str, float]] = []
+        vectors: list[tuple[str, float]] = []
         for group in moment.optimizer.param_groups:
             value = float(group.get("weight_decay") or 0.0)
             for parameter in group["params"]:
