@@ -25,6 +25,8 @@ RULE = Rule(
         "that no step is taken at all is a WARN: after 24 backward passes from cleared gradients, and at the end",
         "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start, "
         "or again soon; multiplied by a number, or pruned, they are not meant",
+        "weights that were loaded, evaluated and trained on are a WARN, where no load in the first steps, or without an "
+        "evaluation, shows that the loop means it; a loop that goes on from its average on purpose looks the same",
     ),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/20215",
     example="model.head.requires_grad_(False)\noptimizer = SGD(model.head.parameters(), lr=0.1)  # holds nothing that trains",

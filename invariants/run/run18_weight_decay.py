@@ -17,7 +17,8 @@ RULE = Rule(
     seen_by=("watch",),
     when=f"before the first step, every K, and when a group changes, seen at {TURNS}",
     limits=(
-        "without a declaration it judges only that no weight decay is negative",
+        "without a declaration it judges only that no weight decay is negative, and as WARN that of one optimizer's groups those "
+        "with the biases and norms do not decay in place of those with the matrices",
         "optimizers that do not keep weight_decay in their groups",
         "decay that the loop applies itself",
     ),

@@ -17,6 +17,7 @@ RULE = Rule(
     seen_by=("watch",),
     when=LOOKS,
     limits=(
+        "a collapse of directions that stops half-way is seen of several outputs, or forwards, of a step, at two looks in a row",
         "a collapse between two steps that are looked at",
         "while every parameter still gets a gradient, as through a codebook, one output for all counts when it lasts 12 steps",
         "the first 8 steps count only after outputs differed",

@@ -17,7 +17,7 @@ RULE = Rule(
     when="when guards.checkpoint(state) is called, and when the model loads a state while it is watched",
     limits=(
         "recorded losses are compared with evaluations under names such as val_loss that were logged; that of the last batch "
-        "is WARN where the same weights were evaluated",
+        "is WARN where the same weights were evaluated, and so is a number that nobody logged where no training loss is logged",
         "differences outside a sample of 64 numbers of each parameter",
         "weights of an older step, when they are copies, are taken for what they say",
     ),

@@ -18,7 +18,11 @@ RULE = Rule(
     form=Form.AT_MOST,
     seen_by=("watch", "audit"),
     when="over the whole log",
-    limits=("strong dropout and augmentation raise the training loss", "leaks that lower it by less"),
+    limits=(
+        "strong dropout and augmentation raise the training loss",
+        "leaks that lower it by less",
+        "a training loss that is logged as a tensor and is a sum of terms is not compared",
+    ),
     source="https://github.com/microsoft/seismic-deeplearning/issues/233",
     example="val = train[:1000]  # inside the training set",
     mended="train, val = data[1000:], data[:1000]",

@@ -84,6 +84,8 @@ class Calls:
                 return
             if grad_enabled():
                 self._count(module, of_model)
+            elif not module.training:
+                so_far.evaluated += 1
             self._told(module, args, kwargs, output)
             if of_model and not self._stays and module.training and grad_enabled():
                 if nested:

@@ -3,6 +3,7 @@ weights later. A value that is a tensor stays on its device until somebody asks.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from karat.invariants.runtime.watching.loop import Loop
 NAMES = ("val", "valid", "eval", "test", "dev", "heldout")
 """Names of logged numbers that begin so are evaluations of the weights as they are."""
 MOST = 64
+ROUNDED = 0.006
+"""Of what is recorded: two digits behind the point are kept at least."""
 CLOSE = 1e-6
 
 
@@ -51,6 +54,25 @@ class Evaluations:
                 return name, float(known[-1].value)
         return None
 
+    def foreign(self, loop: Loop, loss: float) -> tuple[str, float] | None:
+        """(name, value) of a last evaluation of the weights as they are now, where a loss is nothing that is made of the
+        evaluations so far: none of them, no mean of the last ones, no sum, and none of that under exp, log or a sign."""
+        found = self.now(loop)
+        if found is None or not math.isfinite(loss):
+            return None
+        values = [[float(e.value) for e in known] for known in self._known.values()]
+        last = [several[-1] for several in values]
+        if len(last) > 1 and min(last) <= loss <= max(sum(map(abs, last)), max(last)):
+            return None
+        made = {value for several in values for value in several}
+        made |= {sum(several[-n:]) / n for several in values for n in range(2, len(several) + 1)}
+        made |= {min(several) for several in values}
+        forms = {form for value in made for form in _forms(value)}
+        smoothed = any(len(several) > 1 and min(several) <= loss <= max(several) for several in values)
+        if smoothed or any(abs(loss - form) <= ROUNDED * max(abs(form), 1.0) for form in forms):
+            return None
+        return found
+
     def older(self, loop: Loop, loss: float) -> tuple[str, int, float] | None:
         """(name, steps, last value) where the loss is an older evaluation's, of other weights than those of now, and no
         last one's; None when it is not, or nothing is known of it."""
@@ -63,6 +85,16 @@ class Evaluations:
             if older and not any(torch.equal(e.weights, now) for e in older):
                 return name, older[-1].step, known[-1][1]
         return None
+
+
+def _forms(value: float) -> list[float]:
+    """What is recorded for a value: itself, or with the other sign, or a perplexity, or bits."""
+    forms = [value, -value, value / math.log(2), 1 - value]
+    if abs(value) < 50:
+        forms.append(math.exp(value))
+    if value > 0:
+        forms += [math.log(value), math.sqrt(value)]
+    return forms
 
 
 def _weights(loop: Loop) -> Tensor:

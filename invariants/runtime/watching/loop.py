@@ -38,12 +38,14 @@ class Forwards:
 
     count: those in which gradients were on: of the model, or of the part that was called most often. call: the last of them
     since the last step. brief: whether checks are told of none but these; untold: how many they were not told of since then.
+    evaluated: forwards of modules in eval mode without gradients.
     """
 
     count: int = 0
     call: Call | None = None
     brief: bool = False
     untold: int = 0
+    evaluated: int = 0
 
 
 @dataclass(frozen=True, slots=True)

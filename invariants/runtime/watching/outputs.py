@@ -46,8 +46,8 @@ def _spread(x: Tensor, dtype: torch.dtype) -> Spread:
 
 
 def turned(output: Tensor, gradient: Tensor, most: int = MOST) -> float | None:
-    """The root mean square deviation over samples of the directions of the outputs, 1 where they are even; None where the
-    loss is not of directions alone, that is, where the gradient of a row is not at right angles to the row."""
+    """The spread of the directions of the outputs; None where the loss is not of directions alone, that is, where the
+    gradient of a row is not at right angles to the row."""
     if output.ndim < 2 or output.shape != gradient.shape:
         return None
     x, g = part(output, most).detach().double().flatten(1), part(gradient, most).detach().double().flatten(1)
@@ -62,8 +62,21 @@ def turned(output: Tensor, gradient: Tensor, most: int = MOST) -> float | None:
     rough = max(100 * torch.finfo(output.dtype).eps, 1e-4)
     if float(along.max()) > rough * float(slopes.max()):
         return None
-    directions = x / sizes.unsqueeze(1)
-    return float((directions - directions.mean(0)).square().sum(1).mean().sqrt())
+    return _of_directions(x)
+
+
+def directions(output: Tensor, most: int = MOST) -> float | None:
+    """The root mean square deviation over samples of the directions of the outputs, 1 where they are even; None where some
+    have none."""
+    if output.ndim < 2:
+        return None
+    x = part(output, most).detach().double().flatten(1)
+    return _of_directions(x) if x.shape[1] > 1 and bool(x.any(1).all()) else None
+
+
+def _of_directions(x: Tensor) -> float:
+    one = x / x.norm(dim=1, keepdim=True)
+    return float((one - one.mean(0)).square().sum(1).mean().sqrt())
 
 
 def differ(captured: Captured, size: int) -> bool:

@@ -19,10 +19,13 @@ from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain
 from karat.invariants.runtime.watching.reading import Reading, read
+from karat.invariants.runtime.watching.undivided import Undivided
 
 NEAR = 0.01
 MOST_FORWARDS = 64
 MOST_ANCHOR = 4096
+LEAST_UNDECLARED = 4
+"""Batches of a step that are taken for accumulated ones where that is not declared."""
 
 
 @dataclass
@@ -45,13 +48,19 @@ class Weights:
     arrived: Tensor | None = None
     scale: float = 1.0
     safe: Callable[..., Any] = lambda hook: hook
+    undivided: Undivided = field(default_factory=Undivided)
+    usual: int = 0
+    """Forwards of the step before."""
+    arrivals: int = 0
+    """Backward passes that reached the anchor."""
 
     def begin(self, loop: Loop, check: Check) -> None:
         """At the first forward of a step. With accumulation declared, one small gradient is followed to the step."""
         self.end()
         self.safe = partial(harmless, loop, check)
         self.scale = _scale(loop)
-        if loop.spec.accumulation is None or not loop.dense(loop.step):
+        several = loop.spec.accumulation or (self.usual if self.usual >= LEAST_UNDECLARED else 1)
+        if several < 2 or not loop.dense(loop.step):
             return
         held = [h.parameter for h in loop.held[0] if h.parameter.requires_grad and h.parameter.is_leaf]
         small = [p for p in held if 0 < p.numel() <= MOST_ANCHOR]
@@ -61,6 +70,7 @@ class Weights:
                 self.handles.append(self.anchor.register_post_accumulate_grad_hook(self.safe(self._added)))  # type: ignore[no-untyped-call]
 
     def _added(self, parameter: Tensor) -> None:
+        self.arrivals += 1
         if parameter.grad is not None and plain(parameter.grad):
             self.arrived = parameter.grad.detach().clone()
 
@@ -97,6 +107,8 @@ class Weights:
         """After the step."""
         for handle in self.handles:
             handle.remove()
+        self.undivided.end()
+        self.usual, self.arrivals = self.forwards + 1 if self.forwards else self.usual, 0
         self.later, self.handles, self.forwards = [], [], 0
         self.anchor = self.arrived = None
 
@@ -116,7 +128,8 @@ def judged(loop: Loop, moment: Moment, reading: Reading, weights: Weights) -> No
     shares = [first, *(share for share in weights.later if share is not None)]
     for share in shares:
         share.share /= weights.scale
-    if (loop.spec.accumulation or 1) > 1:
+    alike = weights.arrivals == len(shares) >= LEAST_UNDECLARED and len({s.rows for s in shares}) == 1
+    if (loop.spec.accumulation or 1) > 1 or (loop.spec.accumulation is None and alike):
         _accumulated(loop, moment, shares, weights)
     if reading.half and loop.scaler is None:
         return  # the scale of the loss is not known
@@ -154,11 +167,33 @@ def _accumulated(loop: Loop, moment: Moment, shares: list[Share], weights: Weigh
         )
     else:
         return  # clipped, or a term with a factor of its own
+    declared = loop.spec.accumulation is not None
     loop.judge(
         ACCUMULATION, moment.step, ACCUMULATION.margin(count * weight, count * (1 - NEAR), count * (1 + NEAR)),
         lambda: {
-            "message": message, "where": "weights",
+            "message": message, "where": "weights", "severity": Severity.FAIL if declared else Severity.WARN,
             "evidence": f"weights of the batches in the loss sum to {total:.4g}, gradients multiplied by {factor:.4g} after",
+        },
+    )  # fmt: skip
+
+
+def judged_by_losses(loop: Loop, moment: Moment, weights: Weights) -> None:
+    """Judges by the losses that were logged, where accumulation is declared and the outputs alone do not tell."""
+    batches = loop.spec.accumulation or 1
+    if batches < 2 or moment.index != 0 or moment.forwards != batches or loop.tallies[ACCUMULATION.id].violations:
+        return
+    factor = weights.rescaled()
+    if factor is not None and _near(factor * weights.scale, 1.0):
+        judged_undivided(loop, moment.step, weights.undivided.found(batches, weights.scale), batches)
+
+
+def judged_undivided(loop: Loop, step: int, evidence: str, batches: int) -> None:
+    """Judges what the logged losses tell of a step."""
+    loop.judge(
+        ACCUMULATION, step, ACCUMULATION.margin(batches * batches if evidence else batches, batches, batches),
+        lambda: {
+            "message": f"the losses of {batches} batches are added up undivided: the gradient is {batches} times that of "
+            "their mean", "where": "weights", "severity": Severity.WARN, "evidence": evidence,
         },
     )  # fmt: skip
 

@@ -55,6 +55,8 @@ class Checkpoints(Check):
         self._expected: float | None = None
         self._position = -math.inf
         self._trained: tuple[int, Any] | None = None
+        self._told: set[float] = set()
+        """Numbers that were logged last."""
         self._usual = False
         """Whether the loss of a batch was recorded where no evaluation was known: then it is meant."""
 
@@ -81,6 +83,7 @@ class Checkpoints(Check):
             self._at(loop, float(logged["position"]))
         if (loss := logged.get("loss")) is not None:
             self._trained = loop.step, loss.detach() if isinstance(loss, torch.Tensor) else loss
+        self._told = {value for value in logged.values() if isinstance(value, float)}
         for name, value in logged.items():
             self._evaluations.take(loop, name, value)
 
@@ -210,16 +213,25 @@ class Checkpoints(Check):
         return True
 
     def _of_a_batch(self, loop: Loop, loss: float) -> None:
-        """Whether the loss is that of the last batch, while an evaluation of these very weights is known."""
+        """Whether the loss is that of the last batch, while an evaluation of these very weights is known; or a number that
+        nobody logged, where the loop logs losses of evaluations alone."""
         trained = self._trained
-        if (
-            trained is None
-            or self._usual
-            or trained[0] < loop.step - 1
-            or abs(float(trained[1]) - loss) > SAME * abs(loss)
-        ):
+        if self._usual:
             return
         evaluated = self._evaluations.now(loop)
+        if trained is None:
+            foreign = self._evaluations.foreign(loop, loss) if loss not in self._told else None
+            if foreign is not None:
+                name, value = foreign
+                _say(
+                    loop, CHECKPOINT, max(0, loop.step - 1), WARN, f"the recorded loss {loss:.6g} is of no evaluation that was "
+                    f"logged; {name} of the weights that are saved is {value:.6g}", "batch",
+                )  # fmt: skip
+            elif evaluated is None:
+                self._usual = True
+            return
+        if trained[0] < loop.step - 1 or abs(float(trained[1]) - loss) > SAME * abs(loss):
+            return
         if evaluated is None:
             self._usual = True  # it is what this loop records
             return

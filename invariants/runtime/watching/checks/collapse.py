@@ -12,13 +12,16 @@ from karat.invariants.runtime.preflight.trees import Path
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.outputs import certain, differ, spread_of, turned
+from karat.invariants.runtime.watching.outputs import certain, differ, directions, spread_of, turned
 
 EARLY = 3
 """Looks at the start, against which later ones are compared."""
 SHRUNK = 0.06
 ONE_WAY, TURNED = 0.1, 0.15
 """Spread of directions, and that over the one at the first look, below which outputs all point one way."""
+NARROW, NARROWED, NARROW_LOOKS = 0.35, 0.4, 2
+"""The same of a model that is its own target, as several outputs or forwards of a step are; and looks in a row."""
+MOST_OUTPUTS = 4
 LASTS = 12
 """Steps that one output for all must last where all parameters get a gradient."""
 LEFT = 0.1
@@ -34,7 +37,9 @@ class Collapse(Check):
     def __init__(self) -> None:
         self._entropies: dict[str, list[float]] = {}
         self._spreads: dict[str, list[float]] = {}
-        self._turned: dict[str, float] = {}
+        self._turned: dict[tuple[str, Path], float] = {}
+        self._narrow: dict[str, int] = {}
+        """Looks in a row at which all outputs of a root were narrow."""
         self._equal: dict[str, int] = {}
         """The step since which a root's outputs are equal."""
 
@@ -55,7 +60,7 @@ class Collapse(Check):
         shrunk = len(before) == EARLY and seen.typical < min(SHRUNK * min(before), 0.05 * seen.size)
         if len(before) < EARLY and not seen.equal:
             before.append(seen.typical)
-        one_way = self._one_way(captured, path)
+        one_way = self._one_way(captured, loop.forwards - loop.applied)
         message, evidence = "", f"spread over the samples {seen.typical:.3g}, largest output {seen.size:.3g}"
         if seen.equal and self._passing(moment, captured.root):
             return
@@ -64,10 +69,8 @@ class Collapse(Check):
         elif shrunk:
             message = f"the outputs differ by {seen.typical:.2g} between samples, {min(before):.2g} at the start: they collapse"
         elif one_way is not None:
-            message = f"the outputs of all samples point one way: their directions differ by {one_way:.2g}, "
-            message += (
-                f"{self._turned[captured.root]:.2g} at the start, and the loss is of directions alone: they collapse"
-            )
+            message = f"the outputs of all samples point one way: their directions differ by {one_way[0]:.2g}, "
+            message += f"{one_way[1]:.2g} at the start, and the loss is of directions alone: they collapse"
         elif (name := certain(captured, path)) is not None:
             message = f"the model is certain of class {name} for all {x.shape[0]} samples, whatever they are"
         if not seen.equal or message:
@@ -82,14 +85,29 @@ class Collapse(Check):
         alive = bool(moment.grads) and all(bool(g.any()) for g in moment.grads.values() if not g.is_sparse)
         return alive and moment.step - first < LASTS
 
-    def _one_way(self, captured: Captured, path: Path) -> float | None:
-        """The spread of the directions of the outputs, where a loss of directions alone has all but ended it."""
-        gradient = captured.gradients.get(path)
-        now = turned(captured.outputs[path], gradient, 2 * captured.most) if gradient is not None else None
-        if now is None:
+    def _one_way(self, captured: Captured, forwards: int) -> tuple[float, float] | None:
+        """The spread of the directions of an output, now and at first, where a loss of directions alone ends it."""
+        most = 2 * captured.most
+        several = [p for p in captured.gradients if p in captured.outputs and captured.outputs[p].ndim > 1][
+            :MOST_OUTPUTS
+        ]
+        alone = {path: turned(captured.outputs[path], captured.gradients[path], most) for path in several}
+        if all(now is None for now in alone.values()):
             return None
-        first = self._turned.setdefault(captured.root, now)
-        return now if now < min(ONE_WAY, TURNED * first) else None
+        narrow, found = [], None
+        for path, turns in alone.items():
+            now = directions(captured.outputs[path], most) if turns is None else turns
+            if now is None:
+                continue
+            first = self._turned.setdefault((captured.root, path), now)
+            narrow.append(now < min(NARROW, NARROWED * first))
+            if turns is not None and (found is None or now / first < found[0] / found[1]):
+                found = now, first
+        looks = self._narrow.get(captured.root, 0) + 1 if all(narrow) and max(len(narrow), forwards) > 1 else 0
+        self._narrow[captured.root] = looks
+        if found is None or (looks < NARROW_LOOKS and found[0] >= min(ONE_WAY, TURNED * found[1])):
+            return None
+        return found
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         """An entropy that the loop logs as a number."""

@@ -39,10 +39,13 @@ class LoggedLosses(Check):
         self._first: dict[int, Window] = {}
         self._lowest: dict[int, Window] = {}
         self._rows: list[tuple[int, float, float]] = []
+        self._terms = False
+        """Whether the training loss is a sum of terms, of which a validation may leave some out."""
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         step = max(0, loop.step - 1)
         if "loss" in logged:
+            self._terms = self._terms or _several_terms(logged["loss"])
             _number(loop, logged["loss"], lambda loss: self._trained(loop, step, loss))
         if "val_loss" in logged:
             _number(loop, logged["val_loss"], lambda loss: self._validated(loop, step, loss))
@@ -80,6 +83,11 @@ class LoggedLosses(Check):
 
     def _validated(self, loop: Loop, step: int, loss: float) -> None:
         before = self._last
+        if self._terms:
+            loop.not_checked(
+                VALIDATION, "the training loss has several terms, the validation loss is one that it may not have"
+            )
+            return
         if not (math.isfinite(loss) and math.isfinite(before)) or before <= 0:
             return
         self._rows.append((step, before, loss))
@@ -102,6 +110,13 @@ class LoggedLosses(Check):
         if not loop.tallies[VALIDATION.id].checks:
             why = f"{len(self._rows)} rows of guards.log(loss=…, val_loss=…); it needs {LEAST_ROWS}"
             loop.not_checked(VALIDATION, why)
+
+
+def _several_terms(loss: Any) -> bool:
+    node = loss.grad_fn if isinstance(loss, Tensor) else None
+    if node is None or not type(node).__name__.startswith("AddBackward"):
+        return False
+    return all(n is not None for n, _ in node.next_functions)
 
 
 def _number(loop: Loop, given: Any, take: Callable[[float], None]) -> None:

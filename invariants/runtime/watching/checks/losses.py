@@ -6,6 +6,8 @@ Read in the steps that `Loop.looked` names; see reading.py for how.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +22,15 @@ from karat.invariants.run.run29_softmax import RULE as SOFTMAX
 from karat.invariants.run.run49_reduction import RULE as REDUCTION
 from karat.invariants.runtime.preflight.first_loss import LOW
 from karat.invariants.runtime.preflight.probe import NotRun
-from karat.invariants.runtime.preflight.trees import spelled
+from karat.invariants.runtime.preflight.trees import leaves, spelled
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.functions import Functions
-from karat.invariants.runtime.watching.loop import Loop
+from karat.invariants.runtime.watching.heard import harmless
+from karat.invariants.runtime.watching.loop import DENSE, Loop
 from karat.invariants.runtime.watching.reading import Reading, part, read, read_binary, read_squashed, simplex
 from karat.invariants.runtime.watching.replay import Replay
-from karat.invariants.runtime.watching.weights import Weights, judged
+from karat.invariants.runtime.watching.weights import Weights, judged, judged_by_losses, judged_undivided
 
 MOST_OUTPUTS = 4
 GUESSED = 3.0
@@ -47,6 +50,23 @@ class Losses(Check):
         self._open = False
         self._why = "no output of the model with a gradient was seen"
 
+    def start(self, loop: Loop) -> None:
+        if (loop.spec.accumulation or 1) < 2:
+            loop.rest(self, "log")
+
+    def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
+        """The losses of the batches of a step, where several are declared."""
+        undivided = self._weights.undivided
+        if (loss := logged.get("loss")) is None:
+            return
+        if undivided.before and loop.forwards == loop.applied:
+            evidence, batches = undivided.late(loss)
+            judged_undivided(loop, loop.step - 1, evidence, batches)
+        elif loop.step - loop.first >= DENSE:
+            loop.rest(self, "log")
+        else:
+            undivided.log(loss, partial(harmless, loop, self))
+
     def forward(
         self, loop: Loop, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
@@ -57,8 +77,19 @@ class Losses(Check):
         if captured.kwargs is kwargs:  # the forward that was kept just now; an empty tuple is always the same
             self._versions = {path: t._version for path, t in captured.outputs.items()}
             self._weights.begin(loop, self)
+            self._square(loop, output)
         elif loop.dense(loop.step):
             self._weights.follow(output)
+            self._square(loop, output)
+
+    def _square(self, loop: Loop, output: Any) -> None:
+        """Follows the gradient at an output that may be of a mean square error, until that was judged."""
+        batches = loop.spec.accumulation or 1
+        if batches < 2 or loop.step - loop.first >= DENSE or len(self._weights.undivided.squares) >= batches:
+            return
+        several = [t for _, t in leaves(output) if t.requires_grad and t.is_floating_point() and t.ndim]
+        if several:
+            self._weights.undivided.follow(max(several, key=Tensor.numel), partial(harmless, loop, self), batches)
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if moment.index not in self._resumed:
@@ -83,6 +114,7 @@ class Losses(Check):
             self._why = "the gradient at the outputs is not that of a cross-entropy of class indices"
             self._binary(loop, moment, captured)
             self._pairs(loop, moment, captured)
+            self._by_losses(loop, moment)
             return
         self._softmax(loop, moment, captured, reading)
         if captured.root not in self._first:
@@ -91,6 +123,11 @@ class Losses(Check):
                 self._first_loss(loop, moment, reading)
         if loop.dense(moment.step):
             judged(loop, moment, reading, self._weights)
+            self._by_losses(loop, moment)
+
+    def _by_losses(self, loop: Loop, moment: Moment) -> None:
+        if moment.step - loop.first < DENSE:
+            judged_by_losses(loop, moment, self._weights)
 
     # -- 28 -----------------------------------------------------------------------------------------------------------
 

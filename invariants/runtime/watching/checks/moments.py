@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Severity
+from karat.invariants.run.run16_parameter_moves import RULE as MOVES
 from karat.invariants.run.run42_resume import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.heard import harmless
@@ -34,6 +35,8 @@ WOUND = 5
 """Steps from which on a scheduler counts as wound on to where another run stopped."""
 STEPS = ("step", "global_step", "iteration", "iter", "it")
 """Names under which loops log the number of the step."""
+DESIGN = 3
+"""First steps, in which a load tells that the loop does so by design."""
 MOST_BEGUN = 8
 """Parameters of which the numbers at the start are kept until one is chosen."""
 MOST_SEARCHES = 3
@@ -64,7 +67,7 @@ class Memory:
 
 
 class Moments(Check):
-    rules = (RULE,)
+    rules = (RULE, MOVES)
     interval = TURNS
     spaced = True
 
@@ -72,6 +75,10 @@ class Moments(Check):
         self._memories: dict[int, Memory] = {}
         self._saved: dict[int, deque[tuple[int, Tensor]]] = {}
         self._loading: dict[int, Tensor] = {}
+        self._evaluated = 0
+        """Forwards in eval mode before the last load of the model."""
+        self._swaps = False
+        """Whether the loop loads other weights by design: in its first steps, or without an evaluation of them."""
         self._handles: list[Any] = []
         self._read = 0
         self._most, self._patience, self._searches = 1, 0, 0
@@ -181,6 +188,7 @@ class Moments(Check):
     def _loads(self, loop: Loop) -> None:
         """The model is about to load a state: the weights before the first one since the step."""
         loop.loaded = loop.step
+        self._evaluated = loop.so_far.evaluated
         loop.stir(turn=True)
         for index, memory in self._memories.items():
             self._loading.setdefault(index, _few(memory.parameter))
@@ -233,6 +241,27 @@ class Moments(Check):
                 loop, moment.step, kind, f"the weights of step {step} were loaded after {moment.step} steps, and the state of "
                 f"{kind} is that of now: optimizer.load_state_dict is missing",
             )  # fmt: skip
+        elif step is None:
+            self._left(loop, moment, memory, before)
+
+    def _left(self, loop: Loop, moment: Moment, memory: Memory, before: Tensor) -> None:
+        """Weights of no step of this run were loaded, evaluated, and are still there: an average that was put in for it."""
+        evaluated = loop.so_far.evaluated > self._evaluated
+        if moment.step - loop.first <= DESIGN or not evaluated:
+            self._swaps = True
+        if self._swaps:
+            return
+        now, name = _few(memory.parameter), loop.names.get(id(memory.parameter), "")
+        apart = float((now.double() - before.double()).norm() / before.double().norm().clamp_min(1e-30))
+        loop.judge(
+            MOVES, moment.step, MOVES.margin(2, 1),
+            lambda: {
+                "message": f"before step {moment.step} other weights were loaded into the model and evaluated, and training "
+                f"goes on from them: those of {moment.step} steps were not put back (an average that was put in?)",
+                "where": "evaluated", "severity": Severity.WARN,
+                "evidence": f"{name or 'a parameter'} differs from what the last step left by {apart:.3g} of its norm",
+            },
+        )  # fmt: skip
 
     def _known(self, index: int, memory: Memory) -> int | None:
         """The step after which the weights of now were saved."""

@@ -1,4 +1,5 @@
-"""RUN-18: the weight decay of each parameter's group is as declared; without a declaration, no negative number."""
+"""RUN-18: the weight decay of each parameter's group is as declared; without a declaration, no negative number, and
+not biases and norms instead of matrices."""
 
 from __future__ import annotations
 
@@ -6,12 +7,17 @@ import math
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run18_weight_decay import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import some
+
+LEAST = 2
+"""Matrices, and vectors that decay, from which on two lists count as exchanged."""
 
 
 class WeightDecay(Check):
@@ -44,6 +50,24 @@ class WeightDecay(Check):
             loop.judge(RULE, moment.step, margin, partial(_no_decay_at_all, moment, place, value))
         if spec.decay != () or spec.no_decay:
             self._declared(loop, moment)
+        else:
+            self._swapped(loop, moment)
+
+    def _swapped(self, loop: Loop, moment: Moment) -> None:
+        """Biases and norms decay, and no matrix does: what decays and what is spared were exchanged."""
+        tables = {id(m.weight) for m in loop.model.modules() if isinstance(m, nn.Embedding)}
+        matrices: list[tuple[str, float]] = []
+        vectors: list[tuple[str, float]] = []
+        for group in moment.optimizer.param_groups:
+            value = float(group.get("weight_decay") or 0.0)
+            for parameter in group["params"]:
+                if parameter.requires_grad and id(parameter) not in tables:
+                    (matrices if parameter.ndim >= 2 else vectors).append((loop.names.get(id(parameter), ""), value))
+        decays = [one for one in vectors if one[1] > 0]
+        if min(len(matrices), len(vectors)) < LEAST or len(moment.optimizer.param_groups) < 2:
+            return
+        wrong = not any(value for _, value in matrices) and LEAST <= len(decays) >= len(vectors) / 2
+        loop.judge(RULE, moment.step, RULE.margin(len(decays) * wrong, 0), partial(_exchanged, decays, matrices))
 
     def _declared(self, loop: Loop, moment: Moment) -> None:
         spec = loop.spec
@@ -74,6 +98,15 @@ def _no_decay_at_all(moment: Moment, place: int, value: float) -> dict[str, Any]
     return {
         "message": f"the weight decay of group {place} is {value:g}", "where": f"group {place}", "severity": Severity.WARN,
         "evidence": f"{type(moment.optimizer).__name__}, group {place}",
+    }  # fmt: skip
+
+
+def _exchanged(decays: list[tuple[str, float]], matrices: list[tuple[str, float]]) -> dict[str, Any]:
+    name, value = decays[0]
+    return {
+        "message": f"{len(decays)} biases and norms decay, {name} by {value:g}, and none of the {len(matrices)} matrices does: "
+        "the groups with and without weight decay are swapped",
+        "where": "swapped", "severity": Severity.WARN, "evidence": f"{some(n for n, _ in matrices)}: weight_decay = 0",
     }  # fmt: skip
 
 
