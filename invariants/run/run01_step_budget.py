@@ -15,7 +15,11 @@ RULE = Rule(
     form=Form.WITHIN,
     seen_by=("watch", "audit"),
     when="every step, and at the end; every row of a log",
-    limits=("steps that a GradScaler skips are not counted", "it judges nothing without a declared total"),
+    limits=(
+        "steps that a GradScaler skips are not counted",
+        "it judges nothing without a declared total",
+        "in a loop fewer steps are WARN, for it may have been stopped, or go on later",
+    ),
     source="https://github.com/huggingface/transformers/issues/33455",
     example="for step in range(2000):  # the schedule was made for 1000\n    train_step()",
     mended="for step in range(total_steps):\n    train_step()",

@@ -173,7 +173,7 @@ def test_a_process_that_ends_says_what_was_found() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "the run ended after 3 of 5 declared steps" in ended.stderr and not ended.stdout
-    assert "watch: 3 steps, 1 FAIL" in ended.stderr
+    assert "watch: 3 steps, 0 FAIL, 1 WARN" in ended.stderr
 
 
 class Raises(Check):

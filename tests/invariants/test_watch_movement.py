@@ -681,3 +681,24 @@ def test_samples_spread_over_rows_and_columns() -> None:
 
 def test_margins_are_those_of_the_rules() -> None:
     assert run33_precision.RULE.holds_for(0.95, 0.95) and not run33_precision.RULE.holds_for(0.96, 0.95)
+
+
+def test_a_line_search_that_finds_nothing_moves_nothing() -> None:
+    torch.manual_seed(18)
+    points = torch.linspace(0, 2, 80).unsqueeze(1)
+    model = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1))
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=6, line_search_fn="strong_wolfe")
+    still = 0
+    with watch(model, optimizer, policy="observe") as guards:
+        for _ in range(60):
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = (model(points) - points.cos()).square().mean()
+                loss.backward()  # type: ignore[no-untyped-call]
+                return loss
+
+            before = model[2].bias.detach().clone()
+            optimizer.step(closure)  # type: ignore[arg-type]
+            still += torch.equal(before, model[2].bias)
+    assert still and not [v for v in guards.violations if v.severity == "FAIL"]

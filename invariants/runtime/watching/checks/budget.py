@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from karat.invariants.run.rule import Severity
 from karat.invariants.run.run01_step_budget import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
@@ -33,6 +34,7 @@ class StepBudget(Check):
             RULE, loop.step, RULE.margin(loop.step, total, max(total, loop.step)),
             lambda: {
                 "message": f"the run ended after {loop.step} of {total} declared steps",
-                "where": "end", "phase": "at the end", "evidence": f"{total - loop.step} steps were not taken",
+                "where": "end", "phase": "at the end", "evidence": f"{total - loop.step} steps were not taken; where that is "
+                "meant, or the run goes on later, say finish(early=…)", "severity": Severity.WARN,
             },
         )  # fmt: skip

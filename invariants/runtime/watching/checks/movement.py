@@ -78,7 +78,7 @@ class Movement(Check):
             return
         if followed.left is not None and not moment.closure:
             self._between(loop, followed, moment.step)
-        if moment.closure:  # looked at after the step: nothing of before is known
+        if moment.by_closure:  # such a step may decide to do nothing, or to go back
             for rule in (MOVES, RATIO):
                 loop.not_checked(rule, "the optimizer steps with a closure")
             followed.left = None
