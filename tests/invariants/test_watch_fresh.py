@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from karat.invariants.runtime import watch
@@ -318,3 +319,22 @@ def test_a_fused_optimizer_under_a_scaler_leaves_the_step_out_itself() -> None:
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert found(guards, FINITE) == []
+
+
+@pytest.mark.parametrize("at", [17, 30, 66, 130])
+def test_a_parameter_that_was_exchanged_between_two_looks_is_not_stale(at: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    with watch(model, optimizer, policy="observe") as guards:
+        for step in range(at + 40):
+            if step == at:
+                gone = {id(p) for p in model[2].parameters()}
+                model[2] = nn.Linear(8, 3)
+                group = optimizer.param_groups[0]
+                group["params"] = [p for p in group["params"] if id(p) not in gone] + list(model[2].parameters())
+            loss = F.cross_entropy(model(torch.randn(16, 4)), torch.randint(3, (16,)))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    assert guards.violations == []

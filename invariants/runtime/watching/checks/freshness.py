@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+
 from karat.invariants.run.cadence import SETTLED
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run11_gradient_fresh import RULE
@@ -90,6 +92,9 @@ class Freshness(Check):
                 continue
             judged += 1
             message = self._judged(moment, anchor, left, repeats)
+            if message and not _holds(moment.optimizer, anchor):  # it was exchanged since the holdings were read
+                loop.stir(turn=True)
+                return
             if message and not found:
                 found, evidence = message, f"seen on {anchor.name}: {anchor.backwards} accumulations"
                 evidence += f", the first onto a gradient of norm {left[0]:.3g}" if left else ""
@@ -276,3 +281,7 @@ def _first_small(held: Sequence[Held], places: Sequence[int]) -> int:
     """The first parameter that is small, else the smallest."""
     small = next((i for i in places if held[i].parameter.numel() <= SMALL), None)
     return min(places, key=lambda i: held[i].parameter.numel()) if small is None else small
+
+
+def _holds(optimizer: torch.optim.Optimizer, anchor: Anchor) -> bool:
+    return any(p is anchor.parameter for group in optimizer.param_groups for p in group["params"])
