@@ -71,6 +71,7 @@ def fresh(loop: Loop, moment: Moment) -> list[str]:
     expected, trained = 0.0, False
     for name, module in modules(loop):
         weight = module.weight
+        assert isinstance(weight, Tensor)
         state, group = optimizer.state.get(weight), groups.get(id(weight))
         if not state or group is None or weight.dtype is not torch.float32 or not fit(weight):
             continue

@@ -66,7 +66,7 @@ class Rewritten(Check):
                 continue
             if len(given) < LEAST_ROWS or base.is_inference():
                 continue
-            place = (id(base), given.storage_offset(), tuple(given.shape), given.stride())
+            place = (id(base), int(given.storage_offset()), tuple(given.shape), given.stride())
             kept, now = self._kept.get(place), base._version
             if kept is not None and kept.base() is base and kept.version == now:
                 continue
