@@ -17,11 +17,13 @@ RULE = Rule(
     seen_by=("watch", "preflight"),
     when="before the first step; first step, steps 64 and K, then after twice as many; soon after the forward is seen to "
     "change; weights without gradient are asked for their inputs at "
-    "step 2; whether all samples are alike: " + LOOKS,
+    "step 2; whether all samples are alike: " + LOOKS + "; whether a part of one tensor comes again scaled: in turn",
     limits=(
         "FAIL only where no input at all has an effect",
         "an input that turns the same for all samples of a batch, or the only input 20 times larger or smaller, counts after "
         "three looks at which it was not",
+        "data that are changed in place are told where batches are slices of one tensor, not copies, and each column comes back "
+        "as a multiple of what it was, and a shift",
         "inputs named mask, label, type, position, length or index; labels that act on a loss among the outputs",
         "a weak effect counts as one",
         "models without attention, recurrence or convolution need not mix positions",

@@ -16,8 +16,11 @@ RULE = Rule(
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
     when="before the first step; in the first steps and every K on all parameters, else on one at every 8th step (4th in low "
-    f"precision up to step {SETTLED}), from {LATER} on every {WIDE}nd; over three looks",
+    f"precision up to step {SETTLED}), from {LATER} on every {WIDE}nd; over three looks; "
+    "after a forward or a state_dict() in a shorter type",
     limits=(
+        "weights that are rounded by a way through a shorter type are WARN, and seen only where the model is called or saved in "
+        "that type",
         "optimizers that are not torch's own may round stochastically or keep a compensation: of those it is a WARN",
         "while the rate rises or falls away nothing is said",
         "float32 is a WARN at most",

@@ -14,10 +14,13 @@ RULE = Rule(
     unit="parts",
     form=Form.AT_MOST,
     seen_by=("watch", "resume_parity", "comparisons"),
-    when="when guards.checkpoint(state) is called for what was read, in resume_parity, and for lost moments every step",
+    when="when guards.checkpoint(state) is called for what was read, in resume_parity, for lost moments every step, "
+    "and before the first step of an optimizer that comes with moments",
     limits=(
         "watch compares what the state holds with what is there: generators and counters outside it only resume_parity sees",
         "moments that are lost within a run, by the state of one parameter, are WARN, for some drop them on purpose",
+        "weights that were not loaded before watch are told, as WARN, by norms that are exactly ones or linear and convolution "
+        "layers that fill the range of torch's own initialisation, in float32",
         "a warm start that drops moments on purpose: give guards.checkpoint only what is meant to go on",
         "resume_parity rebuilds in the same process: what depends on the machine or on process start is not seen",
     ),

@@ -36,6 +36,9 @@ from karat.invariants.runtime.watching.checks.reach import Reach
 from karat.invariants.runtime.watching.checks.repeats import Repeats
 from karat.invariants.runtime.watching.checks.replicas import Replicas
 from karat.invariants.runtime.watching.checks.reseeded import Reseeded
+from karat.invariants.runtime.watching.checks.resumed import Resumed
+from karat.invariants.runtime.watching.checks.rewritten import Rewritten
+from karat.invariants.runtime.watching.checks.rounded import Rounded
 from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
 from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
 from karat.invariants.runtime.watching.checks.split import Split
@@ -49,6 +52,7 @@ ORDER: tuple[type[Check], ...] = (
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded,
+    Rounded, Rewritten, Resumed,
 )  # fmt: skip
 
 
