@@ -30,6 +30,7 @@ from corpus.loops.case import Attach, Case, Clean  # noqa: E402
 SUBJECTS = (
     "schedule", "schedulers", "reach", "terms", "fresh", "finite", "accumulation", "clipping", "scaling", "parameters", "copies",
     "semantics", "modes", "outputs", "numerics", "data", "state", "search", "general", "exchanged", "keeping", "midrun",
+    "followed",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""
