@@ -291,6 +291,21 @@ def test_what_is_no_clipping_is_not_said(after: Callable[..., Any], keeps: bool)
     assert not late(ended(after, keeps))
 
 
+def test_gradients_that_are_cut_at_a_value_before_the_step_are_not_said() -> None:
+    def run(attach: Attach) -> None:
+        model = small(4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        attach(model, optimizer)
+        for _ in range(6):
+            x = torch.randn(16, 12)
+            optimizer.zero_grad()
+            (0.01 * (model(x) - 5).pow(2).mean()).backward()
+            clip_grad_value_(model.parameters(), 0.01)  # that of the last bias is (0.01, …) in each step
+            optimizer.step()
+
+    assert not late(run)
+
+
 def test_gradients_that_are_carried_on_are_not_said() -> None:
     def run(attach: Attach) -> None:
         model = small()
