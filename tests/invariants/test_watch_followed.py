@@ -321,6 +321,28 @@ def test_gradients_that_are_carried_on_are_not_said() -> None:
     assert not late(run)
 
 
+# -- RUN-16 -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_that_has_converged_is_not_said() -> None:
+    def run(attach: Attach) -> None:
+        model, x = nn.Linear(4, 1), torch.randn(40, 4)
+        target = x @ torch.tensor([[1.0], [2.0], [-1.0], [0.5]]) + 0.01 * torch.randn(40, 1)
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=20, line_search_fn="strong_wolfe")
+        attach(model, optimizer)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.mse_loss(model(x), target)
+            loss.backward()
+            return loss
+
+        for _ in range(30):
+            optimizer.step(closure)
+
+    assert not [v for v in watched(run) if v.slug == "parameter-moves"]
+
+
 # -- all --------------------------------------------------------------------------------------------------------------
 
 
