@@ -16,7 +16,8 @@ RULE = Rule(
     seen_by=("watch",),
     when="every step",
     limits=(
-        "without a declared norm only a part that is clipped, or what is clipped at its scale, in the first steps, as WARN",
+        "without a declared norm only a part that is clipped, what is clipped at its scale, or what is clipped after the step "
+        "and then let go, in the first steps, as WARN",
         "of sharded gradients it sees this process's part alone",
     ),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/9599",

@@ -18,6 +18,7 @@ RULE = Rule(
     when=f"before the first step; first steps and every K: all; else {TURNS} whether up to 32 were written to; one sampled "
     "every 8th",
     limits=(
+        "parameters of LBFGS, which stand still once its search has converged",
         "whether a move is the right one",
         "steps with a closure",
         "parameters in shards (FSDP, DeepSpeed ZeRO-3)",

@@ -14,10 +14,11 @@ RULE = Rule(
     unit="parts",
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
-    when="before the first step; first step",
+    when="before the first step; first step; parameters and gradients in the first steps and in turn to step 64",
     limits=(
         "equal bits only",
-        "one forward in eval mode",
+        "one forward in eval mode; modules that are called by themselves by their parameters and gradients, which are to be "
+        "equal in three steps, and of which an optimizer holds all",
         "units that are all zero are left alone",
     ),
     source="https://github.com/pytorch/pytorch/issues/86274",

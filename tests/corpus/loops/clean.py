@@ -13,6 +13,7 @@ from corpus.loops import (
     clean_networks,
     clean_runs,
     clean_schedules,
+    followed,
 )
 from corpus.loops.case import Clean
 
@@ -20,5 +21,5 @@ CLEAN: tuple[Clean, ...] = (
     *clean_schedules.CLEAN, *clean_freezing.CLEAN, *clean_gradients.CLEAN, *clean_networks.CLEAN,
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
     *clean_keeping.CLEAN,
-    *clean_midrun.CLEAN,
+    *clean_midrun.CLEAN, *followed.CLEAN,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from karat.invariants.runtime.watching.check import Check
 from karat.invariants.runtime.watching.checks.accumulation import Accumulation
 from karat.invariants.runtime.watching.checks.added import Added
+from karat.invariants.runtime.watching.checks.alike import Alike
 from karat.invariants.runtime.watching.checks.autocast import Autocast
 from karat.invariants.runtime.watching.checks.averages import Averages
 from karat.invariants.runtime.watching.checks.budget import StepBudget
@@ -21,6 +22,7 @@ from karat.invariants.runtime.watching.checks.frozen import Frozen
 from karat.invariants.runtime.watching.checks.gradients import Gradients
 from karat.invariants.runtime.watching.checks.holdings import Holdings
 from karat.invariants.runtime.watching.checks.labels import Labels
+from karat.invariants.runtime.watching.checks.late_clip import LateClip
 from karat.invariants.runtime.watching.checks.later_data import LaterData
 from karat.invariants.runtime.watching.checks.logged import LoggedLosses
 from karat.invariants.runtime.watching.checks.loss_scale import LossScale
@@ -30,6 +32,7 @@ from karat.invariants.runtime.watching.checks.moments import Moments
 from karat.invariants.runtime.watching.checks.movement import Movement
 from karat.invariants.runtime.watching.checks.origin import Origin
 from karat.invariants.runtime.watching.checks.overflow import Overflow
+from karat.invariants.runtime.watching.checks.plateau import Plateau
 from karat.invariants.runtime.watching.checks.probes import Probes
 from karat.invariants.runtime.watching.checks.rates import Rates
 from karat.invariants.runtime.watching.checks.reach import Reach
@@ -51,8 +54,7 @@ ORDER: tuple[type[Check], ...] = (
     Capture, Changes, Holdings, Gradients, Rates, Finite, Freshness, Reach, LossTerms, StepBudget, FollowsSchedule, Decay,
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
-    Checkpoints, Moments, Crossing, Clipped, Added, Reseeded,
-    Rounded, Rewritten, Resumed,
+    Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run13_clipping import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import DENSE, Loop
+from karat.invariants.runtime.watching.naming import plain
 
 EXACT = 1e-4
 """Relative difference of norms that are one number."""
@@ -70,7 +71,8 @@ class Clipped(Check):
             inside = [_norm(n for name, n in norms.items() if _in(name, part)) for norms in seen]
             rest = [{name: n for name, n in norms.items() if not _in(name, part)} for norms in seen]
             others = [_norm(norms.values()) for norms in rest]
-            if _one(inside) and _round(inside[0]) and min(others) > inside[0] and not _some_one(rest):
+            alone = min(others) > inside[0] and not _some_one(rest) and _one(inside) and _round(inside[0])
+            if alone and not _cut(moment, part):
                 loop.found(
                     RULE, f"only {part} is clipped: its gradients have norm {inside[0]:.4g} in each step, the rest of what the "
                     f"optimizer holds has {others[0]:.4g}, {others[1]:.4g}, {others[2]:.4g}",
@@ -85,6 +87,19 @@ class Clipped(Check):
 
 def _in(name: str, part: str) -> bool:
     return name == part or name.startswith(part + ".")
+
+
+def _cut(moment: Moment, part: str) -> bool:
+    """Whether the gradients of a part were cut at a value, number by number: all of its numbers are as large, or its largest
+    are those of the rest, too."""
+    largest: dict[bool, set[float]] = {True: set(), False: set()}
+    level = True
+    for k, gradient in moment.grads.items():
+        if plain(gradient):
+            inside, most = _in(moment.held[k].name, part), float(gradient.abs().max())
+            largest[inside].add(most)
+            level = level and (not inside or float(gradient.abs().min()) == most)
+    return (level and len(largest[True]) == 1) or bool(largest[True] & largest[False])
 
 
 def _norm(norms: Iterable[float]) -> float:

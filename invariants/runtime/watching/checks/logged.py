@@ -46,9 +46,9 @@ class LoggedLosses(Check):
         step = max(0, loop.step - 1)
         if "loss" in logged:
             self._terms = self._terms or _several_terms(logged["loss"])
-            _number(loop, logged["loss"], lambda loss: self._trained(loop, step, loss))
+            number(loop, logged["loss"], lambda loss: self._trained(loop, step, loss))
         if "val_loss" in logged:
-            _number(loop, logged["val_loss"], lambda loss: self._validated(loop, step, loss))
+            number(loop, logged["val_loss"], lambda loss: self._validated(loop, step, loss))
 
     def _trained(self, loop: Loop, step: int, loss: float) -> None:
         self._count, self._last = self._count + 1, loss
@@ -119,7 +119,7 @@ def _several_terms(loss: Any) -> bool:
     return all(n is not None for n, _ in node.next_functions)
 
 
-def _number(loop: Loop, given: Any, take: Callable[[float], None]) -> None:
+def number(loop: Loop, given: Any, take: Callable[[float], None]) -> None:
     """A logged number now, or when it is on the host."""
     if isinstance(given, Tensor):
         if given.numel() == 1:

@@ -214,6 +214,8 @@ class Movement(Check):
 
     def _moved(self, loop: Loop, followed: Followed, optimizer: torch.optim.Optimizer, step: int, look: Look) -> None:
         passed_over = look.update == 0 and not look.written
+        if passed_over and isinstance(optimizer, torch.optim.LBFGS):  # it has converged: it searches no further
+            return
         if not passed_over:
             followed.still.pop(look.place, None)
             followed.urgent.pop(look.place, None)
