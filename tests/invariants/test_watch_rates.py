@@ -25,6 +25,12 @@ KEPT: list[Any] = []
 """Schedulers that a loop makes on the way."""
 
 
+@pytest.fixture(autouse=True)
+def counted_anew() -> None:
+    """Other tests name the classes of schedulers and scalers, and let go of the names, so that their counts tell nothing."""
+    look_through()
+
+
 def groups_of(model: nn.Sequential, rates: tuple[float, ...]) -> torch.optim.SGD:
     return torch.optim.SGD([{"params": layer.parameters(), "lr": r} for layer, r in zip(model, rates, strict=True)])
 
@@ -260,7 +266,6 @@ def test_a_scheduler_that_is_not_stepped() -> None:
 
 
 def test_a_scheduler_of_another_optimizer() -> None:
-    look_through()  # other tests name these classes, and let go of the names
     model = nn.Linear(2, 1)
     first = torch.optim.SGD(model.parameters(), lr=0.1)
     scheduler = schedulers.StepLR(first, 5)

@@ -124,7 +124,7 @@ class Movement(Check):
         if self._stale:
             self._stale = False
             loop.rename()
-        if followed is None or moment.closure:
+        if followed is None or moment.by_closure:
             return
         if moment.between:
             followed.looked = window(len(followed.places), MOST_READ, turn(moment.step))
