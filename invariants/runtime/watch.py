@@ -169,6 +169,9 @@ class Watch(Frame):
         lower = self._declared.not_checked.get("INV-8, lower end", "")
         own = [g.summary(lower if id_ == "INV-8" else "") for id_, g in self._declared.monitor.guards.items()]
         taken = loop.step - loop.first
+        for tally in loop.tallies.values():
+            if not tally.checks and not tally.violations:
+                loop.not_checked(tally.rule, "nothing came up that it could judge")
         tallies = sorted(loop.tallies.values(), key=lambda t: int(t.rule.id.partition("-")[2]))
         return WatchReport(
             policy=loop.policy.value, steps=loop.step, every=loop.every, outcome=self._outcome,

@@ -513,3 +513,30 @@ def test_outputs_that_are_losses_alone_are_taken() -> None:
             stepped(optimizer, sum(model(*drawn()).values(), torch.zeros(())))
 
     assert watched(run) == []
+
+
+@pytest.mark.parametrize("at", range(17, 40))
+def test_eval_mode_is_said_at_its_step_whichever_that_is(at: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with watch(model, optimizer, policy="observe") as guards:
+        for step in range(at + 2):
+            if step == at:
+                model.eval()
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(torch.randn(8, 4)), torch.randint(3, (8,))).backward()
+            optimizer.step()
+    assert [(v.slug, v.step) for v in guards.violations] == [("mode", at)]
+
+
+def test_a_loss_that_is_not_finite_is_told_from_a_layer() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, policy="observe") as guards:
+        optimizer.zero_grad()
+        (model(torch.randn(8, 4)).sum() * float("nan")).backward()
+        optimizer.step()
+    (found,) = [v for v in guards.violations if v.slug == "finite"]
+    assert found.where == "loss" and "it begins in the loss, after the model" in found.message

@@ -103,6 +103,6 @@ def plain(tensor: Tensor) -> bool:
 
 def some(names: Iterable[str], shown: int = 4) -> str:
     """The first few names, and how many more there are."""
-    listed = list(names)
+    listed = [f"module {name}" if name[:1].isdigit() and "." not in name else name for name in names]
     more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
     return ", ".join(listed[:shown]) + more

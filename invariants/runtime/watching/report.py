@@ -67,8 +67,12 @@ class WatchReport(Record):
         lines += [f"{v.severity}  {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.violations]
         lines += [f"suppr {v.invariant:<7} {v.slug:<21} step {v.step}: {v.message}" for v in self.suppressed]
         if held:
-            names = ", ".join(f"{g.invariant} {g.slug}" for g in held)
-            lines.append(textwrap.fill(f"held: {names}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+            names = ", ".join(f"{g.invariant} {g.slug} {g.checks}" for g in held)
+            lines.append(
+                textwrap.fill(
+                    f"held, and how often it was judged: {names}", WIDTH, subsequent_indent="  ", break_on_hyphens=False
+                )
+            )
         asked = {slug: why for slug, why in self.not_checked.items() if any(word in why for word in DECLARED_BY)}
         lines += ["not checked, until it is told:"] * bool(asked)
         lines += [f"  {slug:<21} {why}" for slug, why in asked.items()]

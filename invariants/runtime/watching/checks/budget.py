@@ -21,7 +21,7 @@ class StepBudget(Check):
         loop.judge(
             RULE, moment.step, RULE.margin(moment.step + 1, 0, total),
             lambda: {
-                "message": f"step {moment.step + 1} of {total}: the run goes on past its declared total",
+                "message": f"update {moment.step + 1} of {total}: the run goes on past its declared total",
                 "evidence": f"total_steps = {total}; this is update {moment.step + 1}, counted from 1",
             },
         )  # fmt: skip

@@ -65,9 +65,7 @@ class Decay(Check):
         step, own, moved = moment.step, moment.index, False
         if moment.rates == self._last.get(own):
             loop.held_for(DECAY, step)
-            if loop.spec.total_steps is None and loop.spec.schedule is None:
-                loop.held_for(WARMUP, step)
-            else:
+            if loop.spec.total_steps is not None or loop.spec.schedule is not None:
                 self._warmup(loop, moment)
             return
         self._last[own] = moment.rates
@@ -174,7 +172,9 @@ class Decay(Check):
                 },
             )  # fmt: skip
             return
-        if total is None or self._late or 2 * step <= total:
+        if total is None:
+            return  # at the end it is seen whether the rate still rises
+        if self._late or 2 * step <= total:
             loop.held_for(WARMUP, step)
         elif history.warming(step) and not self._exempt(loop, moment.index, history):
             self._late = True
@@ -194,6 +194,13 @@ class Decay(Check):
         return history.geometric or any(_named_so(s) for s in driving if s not in one)
 
     def finish(self, loop: Loop) -> None:
+        if not loop.tallies[WARMUP.id].checks:
+            if any(history.rises for history in self._histories.values()):
+                loop.held_for(WARMUP, loop.step)
+            else:
+                loop.not_checked(
+                    WARMUP, "the learning rate never rose, and neither a schedule nor total_steps is declared"
+                )
         if self._late or loop.early or loop.step < SHORT or loop.spec.schedule is not None:
             return
         for (index, place), history in self._histories.items():

@@ -32,6 +32,8 @@ class Finite(Check):
         self._sound = -1
         """The last step whose gradients were all looked at and finite."""
         self._said = False
+        self._lost = -1
+        """The step whose logged loss was not finite."""
         self._buffers: list[str] = []
         """Those that were finite at the start."""
 
@@ -116,6 +118,7 @@ class Finite(Check):
         if not bad:
             return
         name, value = next(iter(bad.items()))
+        self._lost = loop.step
         with torch.no_grad():
             origin = self._origin(loop)[1]
         loop.judge(
@@ -135,11 +138,22 @@ class Finite(Check):
         place, origin = self._origin(loop)
         if origin:
             return place, f"the gradient of {some(names)} is not finite: {origin}", moment.step
+        if self._from_the_loss(loop):
+            return "loss", (
+                f"the gradient of {some(names)} is not finite, the parameters and the outputs are: it begins in the loss, "
+                "after the model"
+            ), moment.step  # fmt: skip
         last = names[-1]
         return last, (
             f"the gradient of {some(names)} is not finite, the parameters and the forward are: it begins in the "
             f"backward, at or after {last.rpartition('.')[0] or last}"
         ), moment.step  # fmt: skip
+
+    def _from_the_loss(self, loop: Loop) -> bool:
+        """Whether the logged loss of the step is not finite, or what came back to the outputs that were kept."""
+        captured = loop.captured
+        came = captured.gradients.values() if captured is not None else ()
+        return self._lost == loop.step or any(not is_finite(g) for g in came)
 
     def _origin(self, loop: Loop) -> tuple[str, str]:
         """The first of batch and modules that is not finite; empty where none is, or it cannot be known."""

@@ -96,7 +96,8 @@ class Freshness(Check):
                 loop.stir(turn=True)
                 return
             if message and not found:
-                found, evidence = message, f"seen on {anchor.name}: {anchor.backwards} accumulations"
+                times = "1 backward pass" if anchor.backwards == 1 else f"{anchor.backwards} backward passes"
+                found, evidence = message, f"seen on {anchor.name}: {times}"
                 evidence += f", the first onto a gradient of norm {left[0]:.3g}" if left else ""
         if not judged or (moment.whole and not any(moment.norms.values())):
             self._none(loop, moment, anchors, brought)

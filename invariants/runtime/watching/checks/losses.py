@@ -270,7 +270,9 @@ class Losses(Check):
         undeclared = "" if loop.spec.accumulation else "accumulation is not declared: Spec(accumulation=…)"
         for rule in self.rules:
             if not loop.tallies[rule.id].checks:
-                loop.not_checked(rule, undeclared if rule is ACCUMULATION and undeclared else self._why)
+                seen = rule is REDUCTION and loop.tallies[SOFTMAX.id].checks
+                why = "no step told how its rows are weighted" if seen else self._why
+                loop.not_checked(rule, undeclared if rule is ACCUMULATION and undeclared else why)
 
     def drop(self) -> None:
         self._weights.end()

@@ -33,6 +33,8 @@ class _Root:
             if (isinstance(m, DROPOUTS) and m.p > 0) or isinstance(m, _BatchNorm)
         ]  # fmt: skip
         self.parts = dict(parts)
+        self.at = -1
+        """The step that is counted: forwards in train mode, and in eval mode with gradients."""
         self.trained = 0
         self.in_eval = 0
         self.was_trained = False
@@ -84,6 +86,8 @@ class Mode(Check):
         root = self._roots.get(id(module))
         if root is None:
             return
+        if root.at != loop.step:  # what was counted is of an earlier step, that nobody asked of
+            root.at, root.trained, root.in_eval = loop.step, 0, 0
         training = root.module.training
         if not training or not torch.is_grad_enabled():
             root.evaluated = True
