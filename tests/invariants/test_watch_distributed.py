@@ -59,6 +59,7 @@ def run(kind: str, watched: str, bug: str, rank: int, port: int, folder: str) ->
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    Path(folder, f"{rank}.met").touch()
     model = made(kind)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     mine = watched == "all" or (watched == "first" and rank == 0)
@@ -85,22 +86,24 @@ def run(kind: str, watched: str, bug: str, rank: int, port: int, folder: str) ->
 
 
 def ranks(folder: Path, kind: str, watched: str = "all", bug: str = "") -> list[dict[str, Any]]:
-    """What each rank wrote."""
+    """What each rank wrote. Ranks that do not meet, as where their port was taken meanwhile, are started once more."""
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    several = [
-        context.Process(target=run, args=(kind, watched, bug, r, port, str(folder)), daemon=True) for r in range(RANKS)
-    ]
-    for process in several:
-        process.start()
-    for process in several:
-        process.join(SECONDS)
-    hanging = [process for process in several if process.is_alive()]
-    for process in hanging:
-        process.kill()
+    for again in (False, True):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        given = [(kind, watched, bug, rank, port, str(folder)) for rank in range(RANKS)]
+        several = [context.Process(target=run, args=each, daemon=True) for each in given]
+        for process in several:
+            process.start()
+        for process in several:
+            process.join(SECONDS)
+        hanging = [process for process in several if process.is_alive()]
+        for process in hanging:
+            process.kill()
+        if again or not hanging or all((folder / f"{rank}.met").exists() for rank in range(RANKS)):
+            break
     assert not hanging and [process.exitcode for process in several] == [0] * RANKS
     return [json.loads((folder / f"{r}.json").read_text()) for r in range(RANKS)]
 

@@ -36,7 +36,7 @@ class Anchor:
     repeats: list[Tensor] = field(default_factory=list)
     brought: list[Tensor] = field(default_factory=list)
     measured: bool = False
-    applied: tuple[int, float] | None = None
+    applied: tuple[int, float, int] | None = None
     calls: int = 0
     """Forwards of the module that has it, counted where the loop does not call the model as a whole."""
 

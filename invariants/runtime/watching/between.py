@@ -73,6 +73,7 @@ class Between:
 
     def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> bool:
         """Before a step: whether nothing more is to be asked."""
+        self.quiet = False  # where the last step raised
         loop, place = self._loop, self.place
         step = loop.taken[place]
         if step >= self.until or len(args) != 1 or kwargs or loop.captured is not None:
@@ -96,7 +97,7 @@ class Between:
             size = dot(gradient, gradient).item() if squared else norm_of(gradient)
             if not 0 < size < math.inf or not anchor.parameter.requires_grad:
                 return False
-            anchor.applied = id(gradient), math.sqrt(size) if squared else size
+            anchor.applied = id(gradient), math.sqrt(size) if squared else size, gradient._version
         for ask in self._questions:
             if not ask(loop, place, step):
                 return False

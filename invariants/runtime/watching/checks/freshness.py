@@ -31,6 +31,7 @@ SAME = 1e-5
 """Relative difference of two norms up to which a gradient counts as the same one, clipped again."""
 EMPTY, SKIPPED = 2, 4
 """Steps in a row without any gradient, until that is said: from the start, and where there were some before."""
+AGAIN_OR_NEW = "no backward since the last step, and a gradient of the same norm was written by hand or clipped again"
 BEFORE = "gradients from before the first step are left: what it applies is their sum with the new ones"
 
 
@@ -107,7 +108,7 @@ class Freshness(Check):
         loop.judge(
             RULE, moment.step, RULE.margin(float(bool(found)), 0.0),
             lambda: {"message": found, "where": "", "evidence": evidence,
-                     "severity": Severity.WARN if found == BEFORE else Severity.FAIL},
+                     "severity": Severity.WARN if found in (BEFORE, AGAIN_OR_NEW) else Severity.FAIL},
         )  # fmt: skip
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
@@ -121,7 +122,7 @@ class Freshness(Check):
             grad = anchor.parameter.grad
             blind |= grad is None
             norm = moment.norms.get(anchor.place)
-            anchor.applied = None if grad is None or norm is None else (id(grad), norm)
+            anchor.applied = None if grad is None or norm is None else (id(grad), norm, grad._version)
             anchor.renew()
         if moment.step >= SETTLED and not self._settled:
             self._settled = blind = True  # chosen anew: fewer
@@ -164,6 +165,8 @@ class Freshness(Check):
         now, before = moment.norms.get(anchor.place), anchor.applied[1]
         if now is None or abs(now - before) > SAME * before or not before:
             return ""
+        if anchor.parameter.grad is not None and anchor.parameter.grad._version != anchor.applied[2]:
+            return AGAIN_OR_NEW
         return "no backward since the last step: the same gradient is applied again"
 
     def _none(self, loop: Loop, moment: Moment, anchors: list[Anchor], brought: float) -> None:
