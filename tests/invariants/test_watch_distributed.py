@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo"),
 ]
-RANKS, STEPS, SECONDS = 2, 9, 120
+RANKS, STEPS, SECONDS = 2, 9, 90
 
 
 class Gathering(nn.Module):
@@ -86,7 +86,8 @@ def run(kind: str, watched: str, bug: str, rank: int, port: int, folder: str) ->
 
 
 def ranks(folder: Path, kind: str, watched: str = "all", bug: str = "") -> list[dict[str, Any]]:
-    """What each rank wrote. Ranks that do not meet, as where their port was taken meanwhile, are started once more."""
+    """What each rank wrote. Ranks that do not meet, and those that hang without any guard, as gloo's do now and then, are
+    started once more; where guards are on, ranks that met and hang are a failure."""
     folder.mkdir()
     for again in (False, True):
         with socket.socket() as free:
@@ -102,7 +103,8 @@ def ranks(folder: Path, kind: str, watched: str = "all", bug: str = "") -> list[
         hanging = [process for process in several if process.is_alive()]
         for process in hanging:
             process.kill()
-        if again or not hanging or all((folder / f"{rank}.met").exists() for rank in range(RANKS)):
+        met = all((folder / f"{rank}.met").exists() for rank in range(RANKS))
+        if again or not hanging or (met and watched != "none"):
             break
     assert not hanging and [process.exitcode for process in several] == [0] * RANKS
     return [json.loads((folder / f"{r}.json").read_text()) for r in range(RANKS)]
