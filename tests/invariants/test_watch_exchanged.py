@@ -10,29 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from corpus.watched import watched
 from torch import Tensor, nn
 
-from karat.core.report import Violation
-from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching.undivided import bare
 
 Attach = Callable[..., Any]
 Run = Callable[[Attach], None]
 PARTS = 4
-
-
-def watched(run: Run) -> list[Violation]:
-    made: list[Any] = []
-
-    def attach(model: Any, optimizer: Any, **declared: Any) -> Any:
-        made.append(watch(model, optimizer, policy="observe", **declared))
-        return made[-1]
-
-    torch.manual_seed(3)
-    run(attach)
-    reports = [guards.finish() for guards in made]
-    assert not [why for r in reports for why in r.not_checked.values() if "its check raised" in why]
-    return [v for report in reports for v in report.violations]
 
 
 def of(slug: str, run: Run) -> list[tuple[str, int]]:

@@ -10,29 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from corpus.watched import watched
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from karat.core.report import Violation
-from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching.checks.plateau import mode_of
 
 Attach = Callable[..., Any]
-
-
-def watched(run: Callable[[Attach], Any]) -> list[Violation]:
-    made: list[Any] = []
-
-    def attach(model: Any, optimizer: Any, **declared: Any) -> Any:
-        made.append(watch(model, optimizer, policy="observe", **declared))
-        return made[-1]
-
-    torch.manual_seed(3)
-    run(attach)
-    reports = [guards.finish() for guards in made]
-    assert not [why for r in reports for why in r.not_checked.values() if "its check raised" in why]
-    return [v for report in reports for v in report.violations]
 
 
 def small(out: int = 3) -> nn.Sequential:

@@ -11,27 +11,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from corpus.watched import watched
 from torch import Tensor, nn
 
-from karat.core.report import Violation
 from karat.invariants.runtime import watch
 
 Run = Callable[[Callable[..., Any]], None]
 WORDS = 13
-
-
-def watched(run: Run) -> list[Violation]:
-    made: list[Any] = []
-
-    def attach(model: Any, optimizer: Any, **declared: Any) -> Any:
-        made.append(watch(model, optimizer, policy="observe", **declared))
-        return made[-1]
-
-    torch.manual_seed(3)
-    run(attach)
-    reports = [guards.finish() for guards in made]
-    assert not [why for r in reports for why in r.not_checked.values() if "its check raised" in why]
-    return [v for report in reports for v in report.violations]
 
 
 def stepped(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

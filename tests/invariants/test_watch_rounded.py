@@ -11,28 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from corpus.loops import rounded
+from corpus.watched import watched
 from torch import Tensor, nn
-
-from karat.core.report import Violation
-from karat.invariants.runtime import watch
 
 Attach = Callable[..., Any]
 Run = Callable[[Attach], None]
 CASES = {case.name: case for case in rounded.CASES}
-
-
-def watched(run: Run) -> list[Violation]:
-    made: list[Any] = []
-
-    def attach(model: Any, optimizer: Any, **declared: Any) -> Any:
-        made.append(watch(model, optimizer, policy="observe", **declared))
-        return made[-1]
-
-    torch.manual_seed(3)
-    run(attach)
-    reports = [guards.finish() for guards in made]
-    assert not [why for r in reports for why in r.not_checked.values() if "its check raised" in why]
-    return [v for report in reports for v in report.violations]
 
 
 @pytest.mark.parametrize("name", CASES)
