@@ -89,14 +89,18 @@ def test_what_takes_turns_meets_everything() -> None:
     assert {LATER, SETTLED, EARLY} <= set(asked)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [SETTLED, SETTLED + 1, SETTLED + 3])
-def test_a_gradient_that_is_not_finite_is_seen_before_its_step_whichever_that_is(at: int) -> None:
+def test_a_gradient_that_is_not_finite_is_seen_before_its_step_whichever_that_is(at: int, number: float) -> None:
     model, optimizer, guards = started()
     for k in range(at + 1):
         inputs, targets = torch.randn(32, 64), torch.randint(4, (32,))
         optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs), targets)
-        (loss * math.nan if k == at else loss).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
+        if k == at:
+            for p in model.parameters():
+                p.grad.fill_(number)  # type: ignore[union-attr]
         optimizer.step()
     found = [v for v in guards.violations if v.slug == "finite"]
     assert [(v.severity, v.step) for v in found] == [("FAIL", at)]

@@ -92,7 +92,7 @@ class Between:
         dot = torch.dot
         for anchor, squared in self._anchors:
             gradient = anchor.parameter.grad
-            if anchor.backwards != 1 or not anchor.cleared or anchor.left or anchor.measured or gradient is None:
+            if anchor.backwards != 1 or not anchor.cleared or anchor.measured or gradient is None:
                 return False
             size = dot(gradient, gradient).item() if squared else norm_of(gradient)
             if not 0 < size < math.inf or not anchor.parameter.requires_grad:

@@ -35,8 +35,6 @@ class Moment:
     norms: dict[int, float] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
     whole: bool = False
-    by_closure: bool = False
-    """Whether the step has a closure, called by now or not."""
     between: bool = False
     """Whether this is one of the steps in which the checks that are `spaced` are left out."""
     rates: tuple[float, ...] = ()

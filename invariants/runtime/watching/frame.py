@@ -103,7 +103,6 @@ class Frame:
         closure = len(args) > 1 or bool(kwargs)  # args[0] is the optimizer
         closure = closure and any(callable(given) for given in (*args[1:], kwargs.get("closure")))
         moment = Moment(optimizer, place, self._loop.taken[place], closure, 0, self._loop.held[place])
-        moment.by_closure = closure
         self._moments[place] = moment
         self._heard.renew()
         try:

@@ -78,7 +78,7 @@ class Movement(Check):
             return
         if followed.left is not None and not moment.closure:
             self._between(loop, followed, moment.step)
-        if moment.by_closure:  # such a step may decide to do nothing, or to go back
+        if moment.closure:  # looked at after the step: nothing of before is known
             for rule in (MOVES, RATIO):
                 loop.not_checked(rule, "the optimizer steps with a closure")
             followed.left = None
@@ -124,7 +124,7 @@ class Movement(Check):
         if self._stale:
             self._stale = False
             loop.rename()
-        if followed is None or moment.by_closure:
+        if followed is None or moment.closure:
             return
         if moment.between:
             followed.looked = window(len(followed.places), MOST_READ, turn(moment.step))
