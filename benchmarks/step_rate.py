@@ -19,8 +19,8 @@ import torch
 
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
-from karat.trainer.objectives.next_token import next_token_loss
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.objectives.next_token import head_loss
+from karat.trainer.optim import build
 
 THREADS, BATCH, LENGTH = 2, 8, 128
 ROUNDS, STEPS_PER_ROUND = 12, 3
@@ -56,12 +56,13 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 def training_step(config: ModelConfig) -> Callable[[], object]:
     """A closure that takes one optimizer step on a fixed random batch."""
     model = Transformer(config)
-    optimizer = build_adamw(model, lr=1e-3)
+    optimizer = build.build_optimizer(model, build.Rates(lr=1e-3))
     tokens_BT = torch.randint(config.vocab, (BATCH, LENGTH))
     targets_BT = torch.randint(config.vocab, (BATCH, LENGTH))
 
     def step() -> None:
-        next_token_loss(model(tokens_BT).logits_BTV, targets_BT).backward()  # type: ignore[no-untyped-call]
+        output = model(tokens_BT)
+        head_loss(output.hidden_BTD, output.head_VD, targets_BT).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -29,6 +29,7 @@ from karat.trainer.console import Console
 from karat.trainer.explain import explain
 from karat.trainer.gate import gate_of, gate_runs
 from karat.trainer.preflight import preflight_config
+from karat.trainer.presets import PRESETS
 from karat.trainer.run import CANNOT_JUDGE, HOLDS, newest, resume, show_report, start
 
 
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train under guards; prints BPB=X.XXXX")
     run.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    run.add_argument("--preset", metavar="NAME", help="settings to start from; trainer presets lists them")
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, such as model.d_model=256"
     )
@@ -50,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
     before = commands.add_parser("preflight", help="probe a run's model, loss and optimizer before its first step")
     before.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
+    before.add_argument("--preset", metavar="NAME", help="settings to start from; trainer presets lists them")
     before.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting")
     before.add_argument("--data", help="stdlib, tiny_shakespeare, or a text file or folder")
     before.add_argument("--json", action="store_true", help="the report as JSON on standard output")
@@ -71,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add_options(commands.add_parser("audit", help="judge a finished run from its log alone"))
     explained = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
     explained.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
+    commands.add_parser("presets", help="the named configurations of trainer run --preset")
     commands.add_parser("verify", help="prove the catalogue; trainer verify --help shows its options")
     return top
 
@@ -115,6 +119,10 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
             return gate_runs(options.runs, gate, Policy(options.policy), console, to_json=options.json)
         case "audit":
             return audit_log(options, console)
+        case "presets":
+            for name, (what, _) in PRESETS.items():
+                print(f"{name:<14} {what}")
+            return HOLDS
         case "explain":
             return _explain(options.invariant)
         case _:
@@ -123,7 +131,9 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     policy = Policy.STRICT.value if options.strict_invariants else options.policy
-    config = read_config(options.config, options.set, policy=policy, data=options.data, out=options.out)
+    config = read_config(
+        options.config, options.set, preset=options.preset, policy=policy, data=options.data, out=options.out
+    )
     if options.print_config:
         print(to_toml(config), end="")
         return HOLDS
@@ -131,7 +141,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _preflight(options: argparse.Namespace, console: Console) -> int:
-    report = preflight_config(read_config(options.config, options.set, data=options.data), console)
+    config = read_config(options.config, options.set, preset=options.preset, data=options.data)
+    report = preflight_config(config, console)
     print(report.model_dump_json(indent=2) if options.json else report)
     return report.exit_code
 

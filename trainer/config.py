@@ -7,6 +7,7 @@ entropies in nats. Files and command lines are read by `config_file.py`.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from fractions import Fraction
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from karat.core.errors import ConfigError
-from karat.core.formulas import ema, halving, schedule
+from karat.core.formulas import anchors, ema, halving, schedule
 from karat.core.policy import Policy
 from karat.core.provenance import digest
 from karat.invariants import (
@@ -32,7 +33,7 @@ from karat.invariants import (
 from karat.invariants.inv02_asha_threshold import as_written
 from karat.trainer.models.config import ModelConfig
 
-TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "model", "optim", "ema")
+TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "precision", "model", "optim", "ema")
 """The keys that decide the numbers of a run; the others only place, watch or stop it."""
 
 LARGEST_Z = 100.0
@@ -79,6 +80,11 @@ Finite = Annotated[float, BeforeValidator(_float), Field(allow_inf_nan=False)]
 Loss = Annotated[Finite, Field(ge=0)]
 
 
+BFLOAT16_TOLERANCE = 0.01
+"""How far attention in bfloat16 may be from its definition in float32, see GoldenGain: measured at 5e-4; a bfloat16 is
+rounded by at most 2^-9 = 0.002."""
+
+
 class _Section(BaseModel):
     """Frozen and strict: a string is not a number, `true` is not 1, and no key is ignored."""
 
@@ -86,9 +92,16 @@ class _Section(BaseModel):
 
 
 class OptimConfig(_Section):
-    """AdamW and its schedule; `lr` is the peak, `floor` a fraction of it, `decay_start` a fraction of the steps."""
+    """The optimizer and its schedule; `lr` is the peak, `floor` a fraction of it, `decay_start` a fraction of the steps."""
 
+    name: Literal["adamw", "lion", "muon", "muon+lion"] = "adamw"
+    """"muon" and "muon+lion": Muon moves the matrices of the blocks, AdamW or Lion everything else."""
     lr: Finite = Field(default=0.004, gt=0)
+    matrix_lr: Finite = Field(default=0.02, gt=0)
+    """Muon's peak; it follows the same schedule."""
+    ns_steps: int = Field(default=5, ge=1, le=10)
+    """Iterations of Newton-Schulz in Muon."""
+    ns_dtype: Literal["float32", "bfloat16"] = "float32"
     schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: int | None = Field(default=None, ge=0)
     """Steps; resolved to max(1, steps // 20)."""
@@ -150,9 +163,12 @@ class DescentConfig(_Section):
 
 
 class LrBandConfig(_Section):
-    """The golden band of INV-8: anchor phi^-n / 2, from anchor/phi^k to anchor·phi^k; n up to 64 is phi^-n > 4e-14."""
+    """The golden band of INV-8: anchor phi^-n / 2, from anchor/phi^k to anchor·phi^k; n up to 64 is phi^-n > 4e-14.
 
-    n: int = Field(default=10, ge=0, le=64)
+    n = "nearest" is resolved to that of the anchor nearest to `optim.lr`. Muon's rate has the band of its own nearest.
+    """
+
+    n: Annotated[int, Field(ge=0, le=64)] | Literal["nearest"] = 10
     k: int = Field(default=1, ge=1, le=64)
 
 
@@ -208,6 +224,11 @@ class RunConfig(_Section):
     batch_size: int = Field(default=8, ge=1)
     threads: int | None = Field(default=None, ge=1)
     """None: all cores."""
+    tokens: Literal["bytes", "bpe"] = "bytes"
+    preset: str | None = None
+    """The preset that the other keys were laid over; see presets.py."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: the forward pass under autocast; weights, gradients and optimizer stay float32."""
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
@@ -228,11 +249,13 @@ class RunConfig(_Section):
         self._fill("asha", "r0", -(-self.steps // 3))
         self._fill("descent", "window", max(20, self.steps // 20))
         self._fill("checkpoint", "every", max(1, self.steps // 4))
+        if self.lr_band.n == "nearest":
+            self._fill("lr_band", "n", anchors.nearest_anchor(self.optim.lr), unset="nearest")
         return self
 
-    def _fill(self, section: str, key: str, value: int) -> None:
+    def _fill(self, section: str, key: str, value: int, unset: str | None = None) -> None:
         record: BaseModel = getattr(self, section)
-        if getattr(record, key) is None:
+        if getattr(record, key) == unset:
             object.__setattr__(self, section, record.model_copy(update={key: value}))
 
     @property
@@ -243,8 +266,20 @@ class RunConfig(_Section):
 
     @property
     def band(self) -> inv08_lr_band.Band:
-        """The exact golden band of the learning rate, for INV-8."""
-        return inv08_lr_band.Band(self.lr_band.n, self.lr_band.k)
+        """The exact golden band of `optim.lr`, for INV-8."""
+        return _band(_resolved(self.lr_band.n, "lr_band.n"), self.lr_band.k)
+
+    def band_of(self, peak: float) -> inv08_lr_band.Band:
+        """The band of a group with this peak rate: the declared one for `optim.lr`, else that of its nearest anchor."""
+        if peak == self.optim.lr:
+            return self.band
+        return _band(_nearest(peak), self.lr_band.k)
+
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """The peak rates of the optimizer's groups: `optim.lr` first, then Muon's where there is one."""
+        own = (self.optim.lr,)
+        return (*own, self.optim.matrix_lr) if self.optim.name.startswith("muon") else own
 
     @property
     def closure(self) -> inv05_lucas_closure.Closure | None:
@@ -256,7 +291,9 @@ class RunConfig(_Section):
 
     @property
     def gain(self) -> inv09_qk_gain.GoldenGain:
-        """The declared golden gain of the attention scores, for INV-9."""
+        """The declared golden gain of the attention scores, for INV-9; looser where attention runs in bfloat16."""
+        if self.precision == "bfloat16":
+            return inv09_qk_gain.GoldenGain(self.qk.power, tolerance=BFLOAT16_TOLERANCE)
         return inv09_qk_gain.GoldenGain(self.qk.power)
 
     @property
@@ -302,9 +339,10 @@ class RunConfig(_Section):
         """The step at which wsd starts to decay: floor(decay_start · steps), exactly, but not before warmup ends."""
         return max(self.warmup, math.floor(as_written(self.optim.decay_start) * Fraction(self.steps)))
 
-    def schedule(self, step: int) -> float:
-        """The learning rate of optimizer step `step` (from 0), by the proved formula; at most `optim.lr`."""
-        peak = self.optim.lr
+    def schedule(self, step: int, peak: float | None = None) -> float:
+        """The learning rate of optimizer step `step` (from 0), by the proved formula; at most peak, which is `optim.lr`
+        where it is not given."""
+        peak = self.optim.lr if peak is None else peak
         floor = peak * self.optim.floor
         if self.optim.schedule == "wsd":
             return float(schedule.wsd(step, self.warmup, self.stable_end, self.steps, peak, floor))
@@ -331,6 +369,10 @@ class RunConfig(_Section):
         return digest(self.trajectory)
 
 
+_nearest = functools.cache(anchors.nearest_anchor)
+_band = functools.cache(inv08_lr_band.Band)
+
+
 def dotted(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables as one, with dotted names: {"model": {"nca": x}} -> {"model.nca": x}."""
     flat: dict[str, Any] = {}
@@ -339,7 +381,7 @@ def dotted(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _resolved(value: int | None, name: str) -> int:
-    if value is None:  # only where a record was made without its validator (model_construct, model_copy)
+def _resolved(value: int | str | None, name: str) -> int:
+    if not isinstance(value, int):  # only where a record was made without its validator (model_construct, model_copy)
         raise ConfigError(f"{name} is not resolved", required="a RunConfig made by read_config or RunConfig(...)")
     return value

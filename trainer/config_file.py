@@ -1,4 +1,4 @@
-"""A configuration comes from defaults, a TOML file, `--set` pairs and arguments, in that order; later ones win.
+"""A configuration comes from defaults, a preset, a TOML file, `--set` pairs and arguments; later ones win.
 
 Every problem of the result is listed in one ConfigError, each with its dotted name, what was required, what was seen
 and where it was written. `to_toml` writes the resolved record as TOML that reads back equal.
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from karat.core.errors import ConfigError
 from karat.trainer.config import RunConfig, dotted
+from karat.trainer.presets import preset
 
 Table = dict[str, Any]
 
@@ -45,6 +46,12 @@ def read_config(file: Path | None, sets: Sequence[str], **direct: Any) -> RunCon
     for name, value in direct.items():
         if value is not None:
             _merge(table, _nested(name, value), origins, "an argument")
+    if "preset" in table:
+        laid: Table = {}
+        _merge(laid, preset(table["preset"]), {}, "")
+        under = dict.fromkeys(dotted(laid), f"in the preset {table['preset']}")
+        _merge(laid, table, {}, "")
+        table, origins = laid, under | origins
     try:
         config = RunConfig.model_validate(table, strict=True)
     except ValidationError as error:

@@ -12,7 +12,7 @@ import torch
 
 from karat.trainer.data.batches import validation_windows
 from karat.trainer.models.transformer import Transformer
-from karat.trainer.objectives.next_token import next_token_loss
+from karat.trainer.objectives.next_token import head_loss
 
 EVALUATION_BATCH = 32
 
@@ -52,8 +52,8 @@ def bits_per_byte(
         for inputs, targets in validation_windows(validation.tokens, context, EVALUATION_BATCH):
             if not go_on():
                 raise Interrupted
-            logits = model(torch.from_numpy(inputs)).logits_BTV
-            loss = next_token_loss(logits, torch.from_numpy(targets))
+            output = model(torch.from_numpy(inputs))
+            loss = head_loss(output.hidden_BTD, output.head_VD, torch.from_numpy(targets))
             nats += float(loss) * targets.size
             count += targets.size
     finally:

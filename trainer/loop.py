@@ -22,6 +22,7 @@ from karat.invariants.inv02_asha_threshold import as_written
 from karat.invariants.runtime import probes
 from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.standing import cite
+from karat.trainer.config import RunConfig
 from karat.trainer.evaluate import Interrupted, bits_per_byte
 from karat.trainer.objectives.training import Losses
 from karat.trainer.observables import View
@@ -50,7 +51,7 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         if not go_on():
             raise Interrupted
         for group in session.optimizer.param_groups:
-            group["lr"] = config.schedule(step)
+            group["lr"] = config.schedule(step, group["peak"])
         if disturb is not None:
             disturb(step)
         losses, norm = _gradient(session, step)
@@ -66,13 +67,18 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         _after(session, go_on)
 
 
+def precision(config: RunConfig) -> torch.autocast:
+    """The autocast under which a run's forward passes are taken; none for float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
 def check_end(session: Session) -> None:
     """The guards on the final weights, which no further step would look at: one forward pass, nothing changed."""
     step = session.progress.step
     if session.config.policy is Policy.OFF:
         return
     inputs, targets = session.batches.batch_at(step)
-    with torch.no_grad():
+    with torch.no_grad(), precision(session.config):
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
     readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
     readings.append(probes.rungs_held(_rungs_held(session), step))
@@ -126,12 +132,16 @@ def planned_steps(steps: int) -> Iterable[int]:
 def _check_start(session: Session) -> None:
     """The guards before the first step: the planned schedule and rungs, the gain, and the certificate as declared."""
     config = session.config
-    planned = [(config.schedule(step), config.plateau(step)) for step in planned_steps(config.steps)]
+    planned = [
+        (config.schedule(step, peak), config.plateau(step), config.band_of(peak))
+        for peak in config.peaks
+        for step in planned_steps(config.steps)
+    ]
     certificate = config.certificate
     readings = [
         probes.prune_certificate(float(certificate.target), certificate),
         probes.closing_gain(session.model.gains(), config.closure),
-        probes.schedule_peak(planned, session.band),
+        probes.schedule_peak(planned),
         probes.rungs_held(config.rungs, config.steps),
     ]
     if config.ema.enabled:
@@ -142,11 +152,13 @@ def _check_start(session: Session) -> None:
 
 def _gradient(session: Session, step: int) -> tuple[Losses, float]:
     """Forward, backward, clip; the gradient norm is the one before clipping."""
+    config = session.config
     inputs, targets = session.batches.batch_at(step)
     session.optimizer.zero_grad(set_to_none=True)
-    losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
+    with precision(config):
+        losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
     losses.total.backward()  # type: ignore[no-untyped-call]
-    norm = float(torch.nn.utils.clip_grad_norm_(session.objective.parameters(), session.config.optim.clip))
+    norm = float(torch.nn.utils.clip_grad_norm_(session.objective.parameters(), config.optim.clip))
     return losses, norm
 
 
@@ -166,7 +178,8 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     if session.config.policy is Policy.OFF:
         return []
     config = session.config
-    readings = [probes.learning_rate(session.optimizer, config.plateau(step), session.band)]
+    rates = [(float(group["lr"]), config.band_of(group["peak"])) for group in session.optimizer.param_groups]
+    readings = [probes.learning_rate(rates, config.plateau(step))]
     readings.append(probes.closing_gain(session.model.gains(), config.closure))
     windows, recent = config.windows, session.progress.recent
     if windows is not None and len(recent) == 2 * windows.window:

@@ -31,7 +31,7 @@ def preflight_config(config: RunConfig, console: Console) -> Report:
     unguarded = config.model_copy(update={"policy": Policy.OFF})
     with tempfile.TemporaryDirectory() as folder, session_of(unguarded, Path(folder) / "run", console) as session:
         for group in session.optimizer.param_groups:
-            group["lr"] = config.optim.lr
+            group["lr"] = group["peak"]
         inputs, targets = session.batches.batch_at(0)
         batch = torch.from_numpy(inputs), torch.from_numpy(targets)
         return preflight(session.objective, batch, terms, session.optimizer, spec=spec)

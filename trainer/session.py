@@ -39,7 +39,7 @@ from karat.trainer.evaluate import Validation, validation_part
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.nca import NcaObjective, near_equal_classes
 from karat.trainer.objectives.training import TrainingObjective
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.build import Rates, build_optimizer
 from karat.trainer.optim.ema import WeightAverage
 
 
@@ -69,7 +69,7 @@ class Session:
     validation: Validation
     batches: Batches
     objective: TrainingObjective
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     monitor: Monitor
     proofs: tuple[ProofStatus, ...]
     ledger: Ledger
@@ -178,8 +178,7 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         counts = np.bincount(corpus.train, minlength=shape.vocab)[: shape.vocab].tolist()
         nca = NcaObjective(shape.d_model, shape.vocab, token_classes=near_equal_classes(counts))
     objective = TrainingObjective(Transformer(shape), nca)
-    optim = config.optim
-    optimizer = build_adamw(objective, optim.lr, optim.weight_decay, (optim.beta1, optim.beta2))
+    optimizer = build_optimizer(objective, rates(config))
     ledger = Ledger(out / "ledger.jsonl")
     monitor = Monitor.of(
         guards,
@@ -203,6 +202,20 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         console=console,
         plugins=plugins if config.policy is not Policy.OFF else (),
         average=_weight_average(config, objective.model) if config.ema.enabled else None,
+    )
+
+
+def rates(config: RunConfig) -> Rates:
+    """What the run's optimizer is made with."""
+    optim = config.optim
+    return Rates(
+        name=optim.name,
+        lr=optim.lr,
+        matrix_lr=optim.matrix_lr,
+        weight_decay=optim.weight_decay,
+        betas=(optim.beta1, optim.beta2),
+        ns_steps=optim.ns_steps,
+        ns_bfloat16=optim.ns_dtype == "bfloat16",
     )
 
 

@@ -122,13 +122,15 @@ class Monitor:
             return {}
         margins: dict[str, float] = {}
         stop: Violation | None = None
-        for observation in observe([r for r in readings if r.invariant_id in self.guards]):
+        asked = [reading for reading in readings if reading.invariant_id in self.guards]
+        for reading, observation in zip(asked, observe(asked), strict=True):
             guard = self.guards[observation.invariant_id]
-            verdict = guard.invariant.judge(observation.values, guard.parameters)
+            declared = guard.parameters if reading.declared is None else reading.declared
+            verdict = guard.invariant.judge(observation.values, declared)
             guard.count(verdict, step)
             margins[observation.invariant_id] = verdict.margin
             if verdict.violated:
-                record = self._record(guard, observation, verdict, phase, step)
+                record = self._record(guard, declared, observation, verdict, phase, step)
                 if decide(verdict, self.policy) is Action.STOP:
                     stop = stop or record
             guard.previous = verdict.margin if math.isfinite(verdict.margin) else None
@@ -138,7 +140,9 @@ class Monitor:
             raise Stopped(stop)
         return margins
 
-    def _record(self, guard: Guard, observation: Observation, verdict: Verdict, phase: Phase, step: int) -> Violation:
+    def _record(
+        self, guard: Guard, declared: Any, observation: Observation, verdict: Verdict, phase: Phase, step: int
+    ) -> Violation:
         invariant = guard.invariant
         status = self.standing.get(invariant.id)
         record = Violation(
@@ -148,7 +152,7 @@ class Monitor:
             phase=phase.value,
             policy=self.policy.value,
             observed=invariant.observed(observation.values),
-            required=invariant.required(guard.parameters),
+            required=invariant.required(declared),
             margin=verdict.margin if math.isfinite(verdict.margin) else None,
             previous_margin=guard.previous,
             unit=invariant.unit,

@@ -6,6 +6,7 @@ to make the observed values of their numbers. The monitor brings the tensors of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -38,6 +39,8 @@ class Reading:
     probe: str
     tensors: Mapping[str, torch.Tensor]
     values: Callable[[Numbers], Mapping[str, Any]]
+    declared: Any = None
+    """The parameters that this reading is judged by, where they are not the guard's own."""
 
 
 def observe(readings: Sequence[Reading]) -> list[Observation]:
@@ -67,26 +70,28 @@ def smoothed_loss(losses: Sequence[float]) -> Reading:
     return Reading("INV-1", "smoothed_loss", {}, lambda _: observed)
 
 
-def learning_rate(optimizer: torch.optim.Optimizer, on_plateau: bool, band: inv08.Band) -> Reading:
-    """INV-8: the rate of the parameter group that is nearest to, or furthest outside, a bound."""
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
+def learning_rate(rates: Sequence[tuple[float, inv08.Band]], on_plateau: bool) -> Reading:
+    """INV-8: of (rate, band) of each parameter group the one nearest to, or furthest outside, a bound of its own band.
+
+    Distances are compared relative to the band's upper end.
+    """
+    return _worst_rate("learning_rate", [(rate, on_plateau, band) for rate, band in rates])
+
+
+def schedule_peak(rates: Sequence[tuple[float, bool, inv08.Band]]) -> Reading:
+    """INV-8 before the first step: the worst of (rate, on_plateau, band) over every step of the planned schedules."""
+    return _worst_rate("schedule_peak", rates)
+
+
+def _worst_rate(probe: str, rates: Sequence[tuple[float, bool, inv08.Band]]) -> Reading:
+    def relative(item: tuple[float, bool, inv08.Band]) -> float:
+        rate, on, band = item
+        distance: float = inv08.margin({"lr": rate, "on_plateau": 1.0 if on else 0.0}, band)
+        return distance / band.ends[1] if rate - rate == 0 else -math.inf
+
+    lr, on_plateau, band = min(rates, key=relative)
     plateau = 1.0 if on_plateau else 0.0
-    finite = [rate for rate in rates if rate - rate == 0]
-    worst = (
-        min(finite, key=lambda rate: inv08.margin({"lr": rate, "on_plateau": plateau}, band))
-        if len(finite) == len(rates)
-        else next(rate for rate in rates if rate - rate != 0)
-    )
-    return Reading("INV-8", "learning_rate", {}, lambda _: {"lr": worst, "on_plateau": plateau})
-
-
-def schedule_peak(rates: Sequence[tuple[float, bool]], band: inv08.Band) -> Reading:
-    """INV-8 before the first step: the worst of (rate, on_plateau) over every step of the planned schedule."""
-    lr, plateau = min(
-        ((rate, 1.0 if on else 0.0) for rate, on in rates),
-        key=lambda item: inv08.margin({"lr": item[0], "on_plateau": item[1]}, band),
-    )
-    return Reading("INV-8", "schedule_peak", {}, lambda _: {"lr": lr, "on_plateau": plateau})
+    return Reading("INV-8", probe, {}, lambda _: {"lr": lr, "on_plateau": plateau}, band)
 
 
 def gf16_absmax(parameters: Sequence[torch.Tensor], domain: inv03.Domain) -> Reading:

@@ -40,21 +40,42 @@ def values(reading: Any) -> dict[str, Any]:
     return dict(observe([reading])[0].values)
 
 
-def sgd(*rates: float) -> torch.optim.SGD:
-    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(2))], "lr": rate} for rate in rates])
+D = inv08.DEFAULT
+MUON = inv08.Band(7, 1)
+
+
+def banded(*rates: float) -> list[tuple[float, inv08.Band]]:
+    return [(rate, D) for rate in rates]
 
 
 def test_learning_rate_reads_the_worst_group() -> None:
-    assert values(learning_rate(sgd(0.004, 0.5, 0.003), True, inv08.DEFAULT))["lr"] == 0.5
-    assert values(learning_rate(sgd(0.004, 0.0001), True, inv08.DEFAULT))["lr"] == 0.0001
-    assert math.isnan(values(learning_rate(sgd(0.004, math.nan), False, inv08.DEFAULT))["lr"])
+    assert values(learning_rate(banded(0.004, 0.5, 0.003), True))["lr"] == 0.5
+    assert values(learning_rate(banded(0.004, 0.0001), True))["lr"] == 0.0001
+    assert math.isnan(values(learning_rate(banded(0.004, math.nan), False))["lr"])
+
+
+def test_every_group_is_judged_by_its_own_band() -> None:
+    reading = learning_rate([(0.004, D), (0.02, MUON)], True)
+    assert inv08.INVARIANT.judge(values(reading), reading.declared).status is Status.HOLDS
+    for rates, lr, band in (([(0.02, D), (0.02, MUON)], 0.02, D), ([(0.004, D), (0.004, MUON)], 0.004, MUON)):
+        reading = learning_rate(rates, True)
+        assert (values(reading)["lr"], reading.declared) == (lr, band)
+        assert inv08.INVARIANT.judge(values(reading), reading.declared).violated
+
+
+def test_the_monitor_judges_and_reports_by_the_band_of_the_reading() -> None:
+    guards = Monitor.of([(inv08.INVARIANT, D)], Policy.OBSERVE)
+    guards.check(Phase.BEFORE_STEP, 0, [learning_rate([(0.02, MUON)], True)])
+    assert not guards.violations
+    guards.check(Phase.BEFORE_STEP, 1, [learning_rate([(0.004, MUON)], True)])
+    assert guards.violations[0].required == inv08.INVARIANT.required(MUON)
 
 
 def test_schedule_peak_reads_the_worst_step() -> None:
-    assert values(schedule_peak([(0.001, False), (0.004, True), (0.0041, True)], inv08.DEFAULT)) == {
+    assert values(schedule_peak([(0.001, False, D), (0.004, True, D), (0.0041, True, D)])) == {
         "lr": 0.001, "on_plateau": 0.0,
     }  # fmt: skip
-    assert values(schedule_peak([(0.001, True), (0.004, True)], inv08.DEFAULT))["lr"] == 0.001
+    assert values(schedule_peak([(0.001, True, D), (0.004, True, D)]))["lr"] == 0.001
 
 
 def test_gf16_absmax_reads_the_worst_tensor() -> None:
@@ -98,7 +119,7 @@ def monitor(policy: Policy, **options: Any) -> Monitor:
 
 def test_policies() -> None:
     said: list[str] = []
-    bad = learning_rate(sgd(0.5), False, inv08.DEFAULT)
+    bad = learning_rate(banded(0.5), False)
     for policy, expected in ((Policy.OFF, 0), (Policy.OBSERVE, 1), (Policy.WARN, 1)):
         guards = monitor(policy, say=said.append)
         guards.check(Phase.BEFORE_STEP, 3, [bad])
@@ -114,7 +135,7 @@ def test_every_reading_is_recorded_before_the_first_violation_is_raised() -> Non
     guards = monitor(Policy.STRICT, ledger=rows)
     tight = inv02.Certificate(threshold=Fraction(1))
     with pytest.raises(Stopped, match="INV-8"):
-        guards.check(Phase.RUNG, 3, [learning_rate(sgd(0.5), False, inv08.DEFAULT), prune_certificate(2.0, tight)])
+        guards.check(Phase.RUNG, 3, [learning_rate(banded(0.5), False), prune_certificate(2.0, tight)])
     assert [v.invariant for v in guards.violations] == ["INV-8", "INV-2"]
     assert [row["event"] for row in rows] == ["violation", "violation", "check"]
 
@@ -123,7 +144,7 @@ def test_summaries_and_state_travel() -> None:
     guards = monitor(Policy.OBSERVE)
     assert guards.not_exercised() == ["INV-8", "INV-2"]
     for step, rate in enumerate((0.004, 0.006, 0.5)):
-        guards.check(Phase.BEFORE_STEP, step, [learning_rate(sgd(rate), False, inv08.DEFAULT)])
+        guards.check(Phase.BEFORE_STEP, step, [learning_rate(banded(rate), False)])
     again = monitor(Policy.OBSERVE)
     again.restore(json.loads(json.dumps(guards.state())))
     for one in (guards, again):

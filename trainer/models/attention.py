@@ -1,4 +1,4 @@
-"""Causal self-attention, rotary positions, a declared gain: scores = gain · q.k / sqrt(head_dim)."""
+"""Causal self-attention, rotary positions or none, a declared gain: scores = gain · q.k / sqrt(head_dim)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from karat.core.formulas import attention
 from karat.trainer.models.config import ModelConfig
-from karat.trainer.models.normalization import INPUT_STD
+from karat.trainer.models.linear import block_linear, by_definition
+from karat.trainer.models.normalization import unit_rms
+from karat.trainer.models.starts import start_of
 
 SAMPLED = 8
 """How many positions of the first sequence of a batch a guard may look at."""
@@ -40,8 +42,9 @@ def rotate(x_BTGHK: Tensor, table_TK2: Tensor) -> Tensor:
     are neighbours (the layout of llama GGUF files), not halves.
     """
     turn = torch.view_as_complex(table_TK2)[:, None, None, :]
-    pairs = torch.view_as_complex(x_BTGHK.view(*x_BTGHK.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turn).flatten(-2)
+    wide = x_BTGHK if x_BTGHK.dtype == table_TK2.dtype else x_BTGHK.to(table_TK2.dtype)
+    pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x_BTGHK.dtype)
 
 
 class Attention(nn.Module):
@@ -51,27 +54,23 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        d = config.d_model
+        d, start = config.d_model, start_of(config)
         self.n_heads = config.n_heads
         self.gain = config.qk_gain
         self.root = math.sqrt(config.head_dim)
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
-        self.out = nn.Linear(d, d, bias=False)
-        nn.init.normal_(self.qkv.weight, std=INPUT_STD / math.sqrt(d))
-        nn.init.normal_(self.out.weight, std=1 / math.sqrt(d) / math.sqrt(2 * config.n_layers))
+        self.rotary, self.normed = config.positions == "rope", config.qk_norm
+        self.qkv = block_linear(config, d, 3 * d, start.inputs, gf16=False)
+        self.out = block_linear(config, d, d, start.attention_output, gf16=False)
         table = rotary_table(config.context, config.head_dim, config.rope_theta)
         self.register_buffer("table_TK2", table, persistent=False)
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        length = x_BTD.shape[1]
-        qkv = self.qkv(x_BTD).unflatten(-1, (3, self.n_heads, -1))
-        qk, v = qkv.split([2, 1], dim=2)
-        q, k = rotate(qk, self.table_TK2[:length]).unbind(2)
+        q, k, v = self._queries_keys_values(self.qkv(x_BTD))
         mixed_BHTK = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
-            v.squeeze(2).transpose(1, 2),
+            v.transpose(1, 2),
             is_causal=True,
             scale=attention.score_scale(self.gain, self.root),
         )
@@ -89,7 +88,17 @@ class Attention(nn.Module):
         if self._seen is None:
             return None
         (x_PD, mixed_HPK), self._seen = self._seen, None
-        packed = F.linear(x_PD, self.qkv.weight).view(len(x_PD), 3, self.n_heads, -1)
-        turned = rotate(packed[None, :, :2], self.table_TK2[: len(x_PD)])[0]
-        q_HPK, k_HPK = (part.transpose(0, 1) for part in turned.unbind(1))
-        return Sample(q_HPK, k_HPK, packed[:, 2].transpose(0, 1), mixed_HPK)
+        qkv = self._queries_keys_values(by_definition(self.qkv, x_PD.float()[None]))
+        q_HPK, k_HPK, v_HPK = (part[0].transpose(0, 1) for part in qkv)
+        return Sample(q_HPK, k_HPK, v_HPK, mixed_HPK.float())
+
+    def _queries_keys_values(self, packed_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, 3 d_model) -> q, k and v, each (B, T, H, head_dim); q and k normed and turned where configured."""
+        packed_BT3HK = packed_BTC.view(*packed_BTC.shape[:2], 3, self.n_heads, -1)
+        qk, v = packed_BT3HK[:, :, :2], packed_BT3HK[:, :, 2]
+        if self.normed:
+            qk = unit_rms(qk)
+        if self.rotary:
+            qk = rotate(qk, self.table_TK2[: packed_BTC.shape[1]])
+        q, k = qk.unbind(2)
+        return q, k, v

@@ -6,9 +6,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from karat.core.formulas.ternary import GROUP
 from karat.core.golden import PHI
 
-Activation = Literal["relu2", "swiglu"]
+Activation = Literal["relu2", "swiglu", "gelu"]
 
 
 class ModelConfig(BaseModel):
@@ -26,12 +27,23 @@ class ModelConfig(BaseModel):
     context: int = Field(default=128, ge=1, description="longest sequence that the model sees, in tokens")
     d_ff: int | None = Field(default=None, ge=1, description="width of the feed-forward; none: by activation")
     activation: Activation = Field(default="relu2", description="of the feed-forward")
+    norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="in front of sublayers and head")
+    positions: Literal["rope", "learned"] = Field(default="rope", description="rotary angles, or a trained table")
+    start: Literal["scaled", "gpt"] = Field(
+        default="scaled", description="initial weights: made for the golden rate, or deviation 0.02 as in GPT-2"
+    )
+    zero_outputs: bool = Field(default=False, description="the last matrix of every sublayer starts at zero")
+    qk_norm: bool = Field(default=False, description="queries and keys are divided by their root mean square")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of each sublayer's output, while training")
     qk_gain: float = Field(
         default=float(PHI**2), gt=0, allow_inf_nan=False, description="scores are gain q.k / sqrt(head)"
     )
     rope_theta: float = Field(default=1e4, gt=1, allow_inf_nan=False, description="base of the rotary angles")
     streams: int = Field(default=4, ge=1, le=4, description="mHC residual streams; 1 is the plain residual")
+    dynamic_streams: bool = Field(default=False, description="the streams' mixing and gates depend on the token")
+    stream_biases: bool = Field(default=False, description="static streams with the seed's redundant biases")
     gf16: bool = Field(default=True, description="feed-forward weights are stored in GF16")
+    ternary: bool = Field(default=False, description="every block's matrices are ternary, their inputs 8-bit integers")
     nca: bool = Field(default=True, description="train with the cellular-automaton objective")
 
     @model_validator(mode="after")
@@ -43,6 +55,17 @@ class ModelConfig(BaseModel):
                 "d_model / n_heads must be even, since RoPE turns pairs of coordinates, got "
                 f"{self.d_model} / {self.n_heads} = {self.head_dim}"
             )
+        if self.dynamic_streams and (self.streams == 1 or self.stream_biases):
+            raise ValueError("dynamic_streams needs streams = 2, 3 or 4, and stream_biases = false")
+        if self.ternary and self.gf16:
+            raise ValueError(
+                "ternary and gf16 are two formats of the same weights: set gf16 = false beside ternary = true"
+            )
+        if self.ternary and (self.d_model % GROUP or self.feedforward_width % GROUP):
+            raise ValueError(
+                f"ternary weights share a scale by groups of {GROUP}, which must divide d_model and d_ff, got "
+                f"{self.d_model} and {self.feedforward_width}"
+            )
         return self
 
     @property
@@ -52,12 +75,12 @@ class ModelConfig(BaseModel):
 
     @property
     def feedforward_width(self) -> int:
-        """d_ff, or its default: 4 d_model for ReLU², 8/3 d_model rounded to a multiple of 32 for SwiGLU.
+        """d_ff, or its default: 4 d_model for ReLU² and GELU, 8/3 d_model rounded to a multiple of 32 for SwiGLU.
 
-        Both give the feed-forward 8 d_model² weights (SwiGLU has three matrices, ReLU² two).
+        All give the feed-forward 8 d_model² weights (SwiGLU has three matrices, the others two).
         """
         if self.d_ff is not None:
             return self.d_ff
-        if self.activation == "relu2":
+        if self.activation != "swiglu":
             return 4 * self.d_model
         return max(32, round(8 * self.d_model / 3 / 32) * 32)

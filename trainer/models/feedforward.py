@@ -1,8 +1,7 @@
-"""The feed-forward sublayer: ReLU² (two matrices) or SwiGLU (three), stored in GF16 when asked."""
+"""The feed-forward sublayer: ReLU² or GELU (two matrices), or SwiGLU (three), in the format that is asked for."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from karat.trainer.models.config import ModelConfig
-from karat.trainer.models.gf16_linear import GF16Linear
-from karat.trainer.models.normalization import INPUT_STD
+from karat.trainer.models.linear import block_linear
+from karat.trainer.models.starts import start_of
 
 
 class _SquaredReLU(torch.autograd.Function):
@@ -41,15 +40,19 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, width = config.d_model, config.feedforward_width
-        input_std = INPUT_STD / math.sqrt(d)
-        depth_scale = 1 / math.sqrt(2 * config.n_layers)
-        self.gate = (
-            GF16Linear(d, width, gf16=config.gf16, init_std=input_std) if config.activation == "swiglu" else None
-        )
-        self.up = GF16Linear(d, width, gf16=config.gf16, init_std=input_std)
-        self.down = GF16Linear(width, d, gf16=config.gf16, init_std=depth_scale / math.sqrt(width))
+        start, gf16 = start_of(config), config.gf16
+        self.gelu = config.activation == "gelu"
+        self.gate = block_linear(config, d, width, start.inputs, gf16=gf16) if config.activation == "swiglu" else None
+        self.up = block_linear(config, d, width, start.inputs, gf16=gf16)
+        self.down = block_linear(config, width, d, start.feedforward_output, gf16=gf16)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        hidden = squared_relu(self.up(x_BTD)) if self.gate is None else F.silu(self.gate(x_BTD)) * self.up(x_BTD)
-        mapped: Tensor = self.down(hidden)
+        mapped: Tensor = self.down(self.hidden(x_BTD))
         return mapped
+
+    def hidden(self, x_BTD: Tensor) -> Tensor:
+        """The activations of the hidden units, (B, T, feedforward_width)."""
+        up: Tensor = self.up(x_BTD)
+        if self.gate is not None:
+            return F.silu(self.gate(x_BTD)) * up
+        return F.gelu(up) if self.gelu else squared_relu(up)

@@ -6,7 +6,7 @@ Per sublayer s, with static (input-independent) parameters:
     u = sigmoid(pre) · X            the sublayer's input, one stream's width
     X <- H X + 2 sigmoid(post) F(norm(u))
 
-Source: mHC-lite, Yang and Gao 2026, arXiv 2601.05732 and its code; here without its input-dependent part.
+Source: mHC-lite, Yang and Gao 2026, arXiv 2601.05732 and its code; its input-dependent part is dynamic_streams.py.
 The start is theirs and breaks the symmetry: with equal pre and post the streams stay bit-identical for ever
 and `mix` never gets a gradient, which is a defect of the seed's implementation.
 """
@@ -36,25 +36,50 @@ class Coefficients(NamedTuple):
 
 
 class ResidualStreams(nn.Module):
-    """The parameters of `sublayers` stream updates, evaluated for all of them in one batched call."""
+    """The parameters of `sublayers` stream updates, evaluated for all of them in one batched call.
 
-    def __init__(self, sublayers: int, streams: int) -> None:
+    biases: as the seed has them: every gate's logit has a bias beside it (the sum is what counts), and two streams mix by
+    one logit, the identity's, the other's being 0. 9 numbers a sublayer for n = 2, 40 for n = 4; without: 6 and 32.
+    """
+
+    def __init__(self, sublayers: int, streams: int, *, biases: bool = False) -> None:
         super().__init__()
         self.streams = streams
-        mix = torch.full((sublayers, math.factorial(streams)), OTHER_PERMUTATION_LOGIT)
-        mix[:, 0] = 0.0  # the identity is the first permutation
-        gates = torch.full((sublayers, streams), OTHER_STREAM_LOGIT)
-        gates[torch.arange(sublayers), torch.arange(sublayers) % streams] = FAVOURED_STREAM_LOGIT
+        mix, gates = mix_start(sublayers, streams), gate_start(sublayers, streams)
+        if biases and streams == 2:
+            mix = mix[:, :1] - mix[:, 1:]
         self.mix_logits = nn.Parameter(mix)
         self.pre_logits = nn.Parameter(gates.clone())
         self.post_logits = nn.Parameter(gates)
+        self.pre_bias = nn.Parameter(torch.zeros_like(gates)) if biases else None
+        self.post_bias = nn.Parameter(torch.zeros_like(gates)) if biases else None
 
     def coefficients(self) -> Coefficients:
         """The matrices and gates of every sublayer, with gradients."""
-        weights = self.mix_logits.softmax(-1).unbind(-1)
-        rows = birkhoff.mixture(weights, self.streams, TORCH)
+        mix: Tensor = self.mix_logits
+        pre: Tensor = self.pre_logits
+        post: Tensor = self.post_logits
+        if self.pre_bias is not None and self.post_bias is not None:
+            pre, post = pre + self.pre_bias, post + self.post_bias
+        if mix.shape[1] < math.factorial(self.streams):
+            mix = torch.cat([mix, torch.zeros_like(mix)], dim=1)
+        rows = birkhoff.mixture(mix.softmax(-1).unbind(-1), self.streams, TORCH)
         mixing = torch.stack([torch.stack(list(row), dim=-1) for row in rows], dim=-2)
-        return Coefficients(mixing, self.pre_logits.sigmoid(), 2 * self.post_logits.sigmoid())
+        return Coefficients(mixing, pre.sigmoid(), 2 * post.sigmoid())
+
+
+def mix_start(sublayers: int, streams: int) -> Tensor:
+    """The logits (S, n!) of the permutations at the start: nearly the identity, which is the first."""
+    mix = torch.full((sublayers, math.factorial(streams)), OTHER_PERMUTATION_LOGIT)
+    mix[:, 0] = 0.0
+    return mix
+
+
+def gate_start(sublayers: int, streams: int) -> Tensor:
+    """The logits (S, n) of the gates at the start: each sublayer favours one stream, in turn."""
+    gates = torch.full((sublayers, streams), OTHER_STREAM_LOGIT)
+    gates[torch.arange(sublayers), torch.arange(sublayers) % streams] = FAVOURED_STREAM_LOGIT
+    return gates
 
 
 def expand(x_BTD: Tensor, streams: int) -> Tensor:

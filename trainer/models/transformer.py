@@ -1,21 +1,22 @@
-"""A decoder-only transformer: pre-norm, RoPE, ReLU² or SwiGLU, tied head, mHC-lite streams, GF16."""
+"""A decoder-only transformer, one family: pre-norm, tied head; positions, activation, streams and formats by configuration."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from karat.trainer.models.attention import Attention, Sample
 from karat.trainer.models.config import ModelConfig
+from karat.trainer.models.dynamic_streams import DynamicStreams, sublayer_input, updated, worst_token
 from karat.trainer.models.feedforward import FeedForward
 from karat.trainer.models.gf16_linear import GF16Linear
-from karat.trainer.models.normalization import SUBLAYER_GAIN, Norm
+from karat.trainer.models.normalization import Norm
 from karat.trainer.models.residual import ResidualStreams, collapse, expand, mix_and_add, spread
-
-EMBEDDING_STD, FINAL_GAIN = 0.1, 1.0
+from karat.trainer.models.starts import start_of
 
 
 @dataclass(frozen=True)
@@ -24,57 +25,77 @@ class Output:
 
     hidden_BTD: Tensor
     """After the final norm: what the head reads, and what auxiliary objectives read."""
-    logits_BTV: Tensor
+    head_VD: Tensor
+    """The head's weight, which is the embedding's: logits = hidden · headᵀ."""
     stream_spread: Tensor | None
     """Largest relative difference between streams at the last layer, 0-dim, detached; None for one."""
     mixing_SNN: Tensor | None
-    """The residual mixing matrices of the S = 2 n_layers sublayers, detached; None for one stream."""
+    """The residual mixing matrices of the S = 2 n_layers sublayers, detached; None for one stream. Where they depend on
+    the token: those of the token with the worst one."""
+
+    @cached_property
+    def logits_BTV(self) -> Tensor:
+        """The scores of all tokens, with gradient: made when first asked for. Training takes the loss without them."""
+        return F.linear(self.hidden_BTD, self.head_VD)
 
 
 class Sublayer(nn.Module):
-    """F(norm(x)): a norm and the attention or feed-forward behind it, (B, T, D) -> (B, T, D)."""
+    """F(norm(x)): a norm and the attention or feed-forward behind it, (B, T, D) -> (B, T, D), dropped out in training."""
 
-    def __init__(self, d_model: int, body: nn.Module) -> None:
+    def __init__(self, config: ModelConfig, body: nn.Module) -> None:
         super().__init__()
-        self.norm = Norm(d_model, gain=SUBLAYER_GAIN)
+        self.norm = Norm(config.d_model, start_of(config).sublayer_gain, config.norm)
         self.body = body
+        self.dropout = config.dropout
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         y: Tensor = self.body(self.norm(x_BTD))
-        return y
+        return F.dropout(y, self.dropout, self.training) if self.dropout else y
 
 
 class Transformer(nn.Module):
     """tokens (B, T) of int64 -> Output, T <= context. The first loss is ln(vocab) to within 0.1 nats (vocab >= 64).
 
-    The embedding has standard deviation 0.1 and the final norm starts with gain 1 / sqrt(d), so that logits start
-    with deviation 0.1: the tied head cannot start by predicting its own input. (The seed's run did, with an
-    embedding of deviation 1 and gain 1: first loss 173.)
+    The tied head cannot start by predicting its own input, because the logits start small (see `starts`). The seed's
+    run did, with an embedding of deviation 1 and gain 1: first loss 173.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.d_model)
-        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        start = start_of(config)
+        nn.init.normal_(self.embedding.weight, std=start.embedding)
+        self.positions_TD: nn.Parameter | None = None
+        if config.positions == "learned":
+            self.positions_TD = nn.Parameter(torch.empty(config.context, config.d_model))
+            nn.init.normal_(self.positions_TD, std=start.embedding)
         bodies = [body for _ in range(config.n_layers) for body in (Attention(config), FeedForward(config))]
-        self.sublayers = nn.ModuleList([Sublayer(config.d_model, body) for body in bodies])
-        self.residual = ResidualStreams(len(bodies), config.streams) if config.streams > 1 else None
-        self.final_norm = Norm(config.d_model, gain=FINAL_GAIN / math.sqrt(config.d_model))
+        self.sublayers = nn.ModuleList([Sublayer(config, body) for body in bodies])
+        self.residual: ResidualStreams | DynamicStreams | None = None
+        if config.dynamic_streams:
+            self.residual = DynamicStreams(len(bodies), config.streams, config.d_model)
+        elif config.streams > 1:
+            self.residual = ResidualStreams(len(bodies), config.streams, biases=config.stream_biases)
+        self.final_norm = Norm(config.d_model, start.final_gain, config.norm)
         self.last_mixing_SNN: Tensor | None = None
 
     def forward(self, tokens_BT: Tensor) -> Output:
         self._require_fits(tokens_BT)
         x_BTD = self.embedding(tokens_BT)
+        if self.positions_TD is not None:
+            x_BTD = x_BTD + self.positions_TD[: tokens_BT.shape[1]]
         if self.residual is None:
             stream_spread = mixing = None
             for sublayer in self.sublayers:
                 x_BTD = x_BTD + sublayer(x_BTD)
+        elif isinstance(self.residual, DynamicStreams):
+            x_BTD, stream_spread, mixing = self._through_dynamic_streams(x_BTD, self.residual)
         else:
             x_BTD, stream_spread, mixing = self._through_streams(x_BTD, self.residual)
         self.last_mixing_SNN = mixing
         hidden = self.final_norm(x_BTD)
-        return Output(hidden, F.linear(hidden, self.embedding.weight), stream_spread, mixing)
+        return Output(hidden, self.embedding.weight, stream_spread, mixing)
 
     def gf16_parameters(self) -> list[tuple[str, Tensor]]:
         """Names and float32 masters of the weights that go through GF16; empty when gf16 = False."""
@@ -102,9 +123,20 @@ class Transformer(nn.Module):
         x_NR = expand(x_BTD, residual.streams)
         for sublayer, mixing_NN, pre_N, post_N in steps:
             y_BTD = sublayer((pre_N @ x_NR).view_as(x_BTD))
-            x_NR = mix_and_add(x_NR, mixing_NN, post_N, y_BTD.view(-1))
+            x_NR = mix_and_add(x_NR, mixing_NN, post_N, y_BTD.reshape(-1))
         x_NBTD = x_NR.view(-1, *x_BTD.shape)
         return collapse(x_NR).view_as(x_BTD), spread(x_NBTD), coefficients.mixing_SNN.detach()
+
+    def _through_dynamic_streams(self, x_BTD: Tensor, residual: DynamicStreams) -> tuple[Tensor, Tensor, Tensor]:
+        x_RND = x_BTD.reshape(-1, 1, x_BTD.shape[-1]).expand(-1, residual.streams, -1)
+        seen = []
+        for depth, sublayer in enumerate(self.sublayers):
+            coefficients = residual.coefficients(depth, x_RND)
+            y_BTD = sublayer(sublayer_input(x_RND, coefficients.pre_RN).view_as(x_BTD))
+            x_RND = updated(x_RND, coefficients, y_BTD.reshape(-1, x_BTD.shape[-1]))
+            seen.append(coefficients.mixing_RNN.detach())
+        first_NBTD = x_RND[: x_BTD.shape[1]].transpose(0, 1).unsqueeze(1)
+        return x_RND.mean(1).view_as(x_BTD), spread(first_NBTD), worst_token(torch.stack(seen))
 
     def _require_fits(self, tokens_BT: Tensor) -> None:
         if tokens_BT.ndim != 2 or tokens_BT.shape[1] > self.config.context:

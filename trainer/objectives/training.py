@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from karat.trainer.models.transformer import Output, Transformer
 from karat.trainer.objectives.nca import NcaObjective, NcaOutput
-from karat.trainer.objectives.next_token import next_token_loss
+from karat.trainer.objectives.next_token import head_loss
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainingObjective(nn.Module):
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Losses:
         output: Output = self.model(tokens_BT)
-        cross_entropy = next_token_loss(output.logits_BTV, targets_BT)
+        cross_entropy = head_loss(output.hidden_BTD, output.head_VD, targets_BT)
         if self.nca is None:
             return Losses(cross_entropy, cross_entropy, None, output)
         nca: NcaOutput = self.nca(output.hidden_BTD, tokens_BT)

@@ -96,7 +96,14 @@ def _of_the_loop(
     not_checked: dict[str, str] = {}
     on_plateau = plateau or (lambda step: False)
     if lr_band is not None:
-        declared.append(Guarded("INV-8", lr_band, lambda step: learning_rate(optimizer, on_plateau(step), lr_band)))
+        band = lr_band
+        declared.append(
+            Guarded(
+                "INV-8",
+                band,
+                lambda step: learning_rate([(float(g["lr"]), band) for g in optimizer.param_groups], on_plateau(step)),
+            )
+        )
         if plateau is None:
             not_checked["INV-8, lower end"] = "no plateau was declared: only 0 <= lr <= upper end is checked"
     else:

@@ -17,7 +17,7 @@ from karat.trainer.models.config import ModelConfig
         ({"streams": 5}, ["streams"]),
         ({"qk_gain": 0.0}, ["qk_gain"]),
         ({"qk_gain": float("inf")}, ["qk_gain"]),
-        ({"activation": "gelu"}, ["activation"]),
+        ({"activation": "tanh"}, ["activation"]),
         ({"layers": 3}, ["layers"]),
     ],
 )

@@ -10,7 +10,7 @@ from karat.core.formulas import birkhoff
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.residual import ResidualStreams, mix_and_add, spread
 from karat.trainer.models.transformer import Transformer
-from karat.trainer.objectives.next_token import next_token_loss
+from karat.trainer.objectives.next_token import head_loss
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -66,7 +66,7 @@ def trained(symmetric: bool, steps: int) -> tuple[Transformer, float, float]:
     for _ in range(steps):
         output = model(tokens[:, :-1])
         optimizer.zero_grad()
-        next_token_loss(output.logits_BTV, tokens[:, 1:]).backward()
+        head_loss(output.hidden_BTD, output.head_VD, tokens[:, 1:]).backward()
         assert model.residual.mix_logits.grad is not None
         largest = max(largest, float(model.residual.mix_logits.grad.abs().max()))
         last = float(output.stream_spread)

@@ -19,7 +19,7 @@ from karat.trainer.objectives.nca import (
     seed_grid,
 )
 from karat.trainer.objectives.training import TrainingObjective
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.build import Rates, build_optimizer
 
 
 def objective(seed: int = 0) -> TrainingObjective:
@@ -123,7 +123,7 @@ def test_weights_scale_the_loss() -> None:
 @pytest.mark.parametrize("lr", [0.0026, 0.0065])
 def test_training_keeps_the_grid_in_the_band_and_moves_it_to_the_centre(lr: float) -> None:
     both = objective(seed=3)
-    optimizer = build_adamw(both, lr)
+    optimizer = build_optimizer(both, Rates(lr=lr))
     seen = []
     for _ in range(120):
         losses = both(*batch())

@@ -7,7 +7,7 @@ from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.nca import NcaObjective
 from karat.trainer.objectives.training import TrainingObjective
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.build import Rates, build_optimizer
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def objective() -> TrainingObjective:
 
 
 def test_every_parameter_is_held_exactly_once(objective: TrainingObjective) -> None:
-    held = [id(p) for group in build_adamw(objective, 0.1).param_groups for p in group["params"]]
+    held = [id(p) for group in build_optimizer(objective, Rates(lr=0.1)).param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in objective.parameters())
     assert len(set(held)) == len(held)
 
 
 def test_norms_gates_and_mixing_logits_do_not_decay(objective: TrainingObjective) -> None:
-    optimizer = build_adamw(objective, 0.1, weight_decay=0.5)
+    optimizer = build_optimizer(objective, Rates(lr=0.1, weight_decay=0.5))
     names = {id(p): name for name, p in objective.named_parameters()}
     decay = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     undecayed = {name for name, wd in decay.items() if wd == 0}
@@ -40,7 +40,7 @@ def test_decay_moves_matrices_when_the_gradient_is_zero(objective: TrainingObjec
     for parameter in objective.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before = {name: p.detach().clone() for name, p in objective.named_parameters()}
-    build_adamw(objective, 0.1, weight_decay=0.5).step()
+    build_optimizer(objective, Rates(lr=0.1, weight_decay=0.5)).step()
     after = dict(objective.named_parameters())
     torch.testing.assert_close(after["model.embedding.weight"], before["model.embedding.weight"] * 0.95)
     assert torch.equal(after["model.residual.mix_logits"], before["model.residual.mix_logits"])
@@ -49,7 +49,7 @@ def test_decay_moves_matrices_when_the_gradient_is_zero(objective: TrainingObjec
 
 def test_a_frozen_parameter_is_left_out_and_the_step_is_fused(objective: TrainingObjective) -> None:
     objective.model.embedding.weight.requires_grad_(False)
-    optimizer = build_adamw(objective, 0.004, betas=(0.8, 0.9))
+    optimizer = build_optimizer(objective, Rates(lr=0.004, betas=(0.8, 0.9)))
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert id(objective.model.embedding.weight) not in held
     assert all((g["fused"], g["lr"], g["betas"]) == (True, 0.004, (0.8, 0.9)) for g in optimizer.param_groups)
