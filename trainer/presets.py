@@ -57,6 +57,14 @@ PRESETS: Mapping[str, tuple[str, Table]] = {
     "mini": ("13.8M parameters: 6 layers of 384, vocabulary 8192", _rung(384, 6, 6, 8192)),
     "gf16": ("the default model without its automaton: feed-forward weights in GF16", {"model": {"nca": False}}),
     "nca": ("the default model: GF16 weights, four residual streams, the automaton's objective", {}),
+    "hybrid": (
+        "features of the last 6 bytes and two layers of attention over the sequence: RoPE, ReLU², golden gain",
+        {
+            "model": {
+                "context_features": 6, "n_layers": 2, "d_model": 256, "streams": 1, "gf16": False, "nca": False,
+            },
+        },
+    ),
     "shakespeare": (
         "3.2M parameters on bytes: QK-norm with the golden gain, ReLU², Muon and AdamW, bfloat16",
         {

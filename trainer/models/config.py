@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from karat.core.formulas.ternary import GROUP
 from karat.core.golden import PHI
+from karat.trainer.models.context_features import MOST
 
 Activation = Literal["relu2", "swiglu", "gelu"]
 
@@ -29,6 +30,9 @@ class ModelConfig(BaseModel):
     activation: Activation = Field(default="relu2", description="of the feed-forward")
     norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="in front of sublayers and head")
     positions: Literal["rope", "learned"] = Field(default="rope", description="rotary angles, or a trained table")
+    context_features: int = Field(
+        default=0, ge=0, le=MOST, description="tokens before the current one whose features are added to the embedding"
+    )
     start: Literal["scaled", "gpt"] = Field(
         default="scaled", description="initial weights: made for the golden rate, or deviation 0.02 as in GPT-2"
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from karat.trainer.models.attention import Attention, Sample
 from karat.trainer.models.config import ModelConfig
+from karat.trainer.models.context_features import ContextFeatures
 from karat.trainer.models.dynamic_streams import DynamicStreams, sublayer_input, updated, worst_token
 from karat.trainer.models.feedforward import FeedForward
 from karat.trainer.models.gf16_linear import GF16Linear
@@ -70,6 +71,9 @@ class Transformer(nn.Module):
         if config.positions == "learned":
             self.positions_TD = nn.Parameter(torch.empty(config.context, config.d_model))
             nn.init.normal_(self.positions_TD, std=start.embedding)
+        self.features: ContextFeatures | None = None
+        if config.context_features:
+            self.features = ContextFeatures(config.context_features, config.vocab, config.d_model, start.embedding)
         bodies = [body for _ in range(config.n_layers) for body in (Attention(config), FeedForward(config))]
         self.sublayers = nn.ModuleList([Sublayer(config, body) for body in bodies])
         self.residual: ResidualStreams | DynamicStreams | None = None
@@ -83,6 +87,8 @@ class Transformer(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Output:
         self._require_fits(tokens_BT)
         x_BTD = self.embedding(tokens_BT)
+        if self.features is not None:
+            x_BTD = x_BTD + self.features(tokens_BT)
         if self.positions_TD is not None:
             x_BTD = x_BTD + self.positions_TD[: tokens_BT.shape[1]]
         if self.residual is None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from karat.core.errors import ConfigError
 from karat.trainer.models.attention import Attention
+from karat.trainer.models.context_features import ContextFeatures
 from karat.trainer.models.linear import BLOCK_LINEARS
 from karat.trainer.models.transformer import Transformer
 
@@ -30,11 +31,15 @@ class Role(StrEnum):
     """Gains, gates, biases, the logits of the residual streams."""
 
 
+TABLES = {(Transformer, "positions_TD"), (ContextFeatures, "tables_NVD")}
+"""Parameters that hold a row for each token or position, beside torch's embeddings."""
+
+
 def role_of(module: nn.Module, name: str) -> Role:
     """The role of the parameter `name` that `module` holds itself."""
     if isinstance(module, BLOCK_LINEARS) or (isinstance(module, nn.Linear) and name == "weight"):
         return Role.MATRIX
-    if isinstance(module, nn.Embedding) or (isinstance(module, Transformer) and name == "positions_TD"):
+    if isinstance(module, nn.Embedding) or (type(module), name) in TABLES:
         return Role.EMBEDDING
     return Role.SCALAR
 
