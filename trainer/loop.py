@@ -189,7 +189,7 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
         last = math.nan if average.used is None else average.used  # an average that was never updated is a violation
         scheduled = config.decay(step - 1)
         readings.append(probes.weight_average(last, scheduled, average.previous, average.outside))
-    rounded = [weight for _, weight in session.model.gf16_parameters()]
+    rounded = [weight.detach() for _, weight in session.model.gf16_parameters()] + session.model.gf16_inputs()
     if rounded:
         readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
     if not bool(torch.isfinite(losses.total.detach())):

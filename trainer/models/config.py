@@ -47,6 +47,7 @@ class ModelConfig(BaseModel):
     dynamic_streams: bool = Field(default=False, description="the streams' mixing and gates depend on the token")
     stream_biases: bool = Field(default=False, description="static streams with the seed's redundant biases")
     gf16: bool = Field(default=True, description="feed-forward weights are stored in GF16")
+    gf16_activations: bool = Field(default=False, description="the inputs of those weights go through GF16 too")
     ternary: bool = Field(default=False, description="every block's matrices are ternary, their inputs 8-bit integers")
     nca: bool = Field(default=True, description="train with the cellular-automaton objective")
 
@@ -61,6 +62,8 @@ class ModelConfig(BaseModel):
             )
         if self.dynamic_streams and (self.streams == 1 or self.stream_biases):
             raise ValueError("dynamic_streams needs streams = 2, 3 or 4, and stream_biases = false")
+        if self.gf16_activations and not self.gf16:
+            raise ValueError("gf16_activations needs gf16 = true: they are the inputs of the weights in GF16")
         if self.ternary and self.gf16:
             raise ValueError(
                 "ternary and gf16 are two formats of the same weights: set gf16 = false beside ternary = true"

@@ -1,4 +1,4 @@
-"""A linear map whose weight is used as GF16 numbers: float32 master weight, straight-through gradient.
+"""A linear map whose weight, and where asked its input, is used as GF16 numbers: float32 master, straight-through gradient.
 
 The forward pass sees the weight after it went through the 16-bit format; the optimizer moves the float32
 master, so that updates smaller than a GF16 step add up instead of being lost. The rounding is
@@ -51,17 +51,29 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
+def through_gf16(x: Tensor) -> Tensor:
+    """Every element as the nearest GF16 number, in float32; the gradient goes straight through."""
+    wide = x.float()
+    rounded: Tensor = _StraightThrough.apply(wide, round_to_gf16(wide))  # type: ignore[no-untyped-call]
+    return rounded
+
+
 class GF16Linear(nn.Module):
     """x W^T with W in GF16 (`gf16 = True`) or in float32: shapes (..., d_in) -> (..., d_out); no bias.
+
+    activations: x goes through GF16 too; `seen` is then the largest magnitude of its last input, 0-dim, detached.
 
     The rounded weight is computed once per change of the master, which is found by comparing with the
     master it was made from. (Not by the tensor's version counter: torch 2.13's fused AdamW leaves that
     unchanged.)
     """
 
-    def __init__(self, d_in: int, d_out: int, *, gf16: bool, init_std: float | None = None) -> None:
+    def __init__(
+        self, d_in: int, d_out: int, *, gf16: bool, activations: bool = False, init_std: float | None = None
+    ) -> None:
         super().__init__()
-        self.gf16 = gf16
+        self.gf16, self.activations = gf16, activations
+        self.seen: Tensor | None = None
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
         nn.init.normal_(self.weight, std=1 / math.sqrt(d_in) if init_std is None else init_std)
         self._rounded: Tensor | None = None
@@ -85,4 +97,8 @@ class GF16Linear(nn.Module):
         return used
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.activations:
+            low, high = torch.aminmax(x.detach())
+            self.seen = torch.maximum(-low, high).float()
+            x = through_gf16(x)
         return F.linear(x, self.used_weight())

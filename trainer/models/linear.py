@@ -15,7 +15,7 @@ def block_linear(config: ModelConfig, d_in: int, d_out: int, init_std: float, *,
     """A map (..., d_in) -> (..., d_out) without bias: ternary where configured, GF16 where `gf16`, float32 otherwise."""
     if config.ternary:
         return TernaryLinear(d_in, d_out, init_std=init_std)
-    return GF16Linear(d_in, d_out, gf16=gf16, init_std=init_std)
+    return GF16Linear(d_in, d_out, gf16=gf16, activations=gf16 and config.gf16_activations, init_std=init_std)
 
 
 def by_definition(layer: nn.Module, x: Tensor) -> Tensor:

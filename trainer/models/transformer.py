@@ -103,6 +103,11 @@ class Transformer(nn.Module):
         hidden = self.final_norm(x_BTD)
         return Output(hidden, self.embedding.weight, stream_spread, mixing)
 
+    def gf16_inputs(self) -> list[Tensor]:
+        """The largest magnitude of each input that went through GF16 in the last forward, 0-dim; empty where none does."""
+        layers = [module for module in self.modules() if isinstance(module, GF16Linear)]
+        return [layer.seen for layer in layers if layer.seen is not None]
+
     def gf16_parameters(self) -> list[tuple[str, Tensor]]:
         """Names and float32 masters of the weights that go through GF16; empty when gf16 = False."""
         return [

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from karat.core.formulas import gf16
 from karat.trainer.models import gf16_linear
+from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.gf16_linear import GF16Linear, round_to_gf16
+from karat.trainer.models.transformer import Transformer
 
 
 def float32(value: float) -> float:
@@ -110,3 +112,33 @@ def test_without_gf16_it_is_a_plain_linear_map() -> None:
     linear, x = layer(gf16=False)
     assert torch.equal(linear(x), x @ linear.weight.t())
     assert torch.equal(linear.stored_weight(), linear.weight)
+
+
+def test_inputs_are_rounded_where_asked_with_a_straight_gradient_and_their_size_is_seen() -> None:
+    torch.manual_seed(0)
+    layer = GF16Linear(6, 3, gf16=True, activations=True)
+    x = torch.randn(5, 6, requires_grad=True)
+    y = layer(x)
+    assert torch.equal(y, round_to_gf16(x) @ layer.stored_weight().t())
+    assert not torch.equal(round_to_gf16(x), x)
+    upstream = torch.randn_like(y)
+    (gradient,) = torch.autograd.grad(y, x, upstream)
+    torch.testing.assert_close(gradient, upstream @ layer.stored_weight())
+    assert layer.seen is not None and layer.seen == x.detach().abs().max()
+    plain = GF16Linear(6, 3, gf16=True)
+    plain(x)
+    assert plain.seen is None
+
+
+def test_the_guard_is_shown_the_inputs() -> None:
+    """An input beyond the format is infinite behind the rounding: the model hands the guard what it must see."""
+    model = Transformer(ModelConfig(vocab=7, d_model=8, n_heads=2, context=4, gf16_activations=True))
+    assert not model.gf16_inputs()
+    model(torch.zeros(1, 4, dtype=torch.int64))
+    assert len(model.gf16_inputs()) == len(model.gf16_parameters()) == 4
+    with torch.no_grad():
+        model.sublayers[1].norm.gain.fill_(1e12)
+    model(torch.zeros(1, 4, dtype=torch.int64))
+    assert max(model.gf16_inputs()).item() > gf16.MAX_FINITE
+    with pytest.raises(ValueError, match="needs gf16 = true"):
+        ModelConfig(gf16=False, gf16_activations=True)
