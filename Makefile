@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup coq-tools run test verify verify-slow coq accept-coq second-opinion claims rules fuzz lint format bench bench-guards
+.PHONY: help setup coq-tools run test verify verify-slow coq accept-coq second-opinion claims rules fuzz lint format bench bench-guards study-gf16 study-optim study-shakespeare
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -79,3 +79,12 @@ bench: $(READY)  ## the figures of benchmarks/: ratios in one run
 
 bench-guards: $(READY)  ## which silent bugs the guards catch, and what they say of clean runs
 	$(BIN)/python benchmarks/guard_detection.py
+
+study-gf16: $(READY)  ## what GF16 costs in bits per byte, by width, with confidence intervals (resumable)
+	$(BIN)/python benchmarks/study_gf16.py
+
+study-optim: $(READY)  ## AdamW, Lion and Muon at equal steps and at equal time, each at its best rate (resumable)
+	$(BIN)/python benchmarks/study_optim.py
+
+study-shakespeare: $(READY)  ## bits per byte at 15 and at 45 minutes, three seeds, and the victory gate (resumable)
+	$(BIN)/python benchmarks/study_shakespeare.py

@@ -169,6 +169,8 @@ class RunReport(Record):
     timing: dict[str, float]
     weights: str = ""
     averaged_bpb: float | None = None
+    evaluations: tuple[dict[str, Any], ...] = ()
+    """Every validation loss of the run: step, bits per byte, seconds since it began."""
 
 
 def with_digest(report: Record) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def build_report(
         proofs=session.proofs,
         guards=tuple(guard.summary(_note(session, id_)) for id_, guard in session.monitor.guards.items()),
         violations=tuple(session.monitor.violations),
+        evaluations=tuple(session.progress.evaluations),
         rungs=tuple(progress.rungs),
         certificate=_certificate(session, bpb),
         notes=tuple(_not_shown(session, bpb)),
@@ -174,6 +175,13 @@ def _note(session: Session, invariant: str) -> str:
     if invariant == "INV-1":
         window = session.config.descent.window
         return f"statistical; every step from {2 * window if window else 0} on"
+    if invariant == "INV-8" and len(session.config.peaks) > 1:
+        _, matrices = session.config.peaks
+        ends = session.config.band_of(matrices).ends
+        return (
+            f"{_how_often(session, invariant)}; Muon's rate {matrices:g} by the band of its nearest anchor, "
+            f"[{ends[0]:.6g}, {ends[1]:.6g}]"
+        )
     return _how_often(session, invariant)
 
 

@@ -175,7 +175,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
             raise Diverged(
                 f"the final validation loss is {bpb}", required="a finite number", next_step="lower optim.lr"
             )
-        session.progress.evaluations.append({"step": session.progress.step, "bpb": bpb})
+        session.evaluated(bpb)
         hold_certificate(session, bpb)
         code, outcome = _judge_ending(session)
     except (Stopped, Diverged) as error:

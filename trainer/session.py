@@ -118,6 +118,11 @@ class Session:
             name=name,
         )
 
+    def evaluated(self, bpb: float | None) -> None:
+        """Notes a validation loss in bits per byte, with the step and the seconds of the run so far."""
+        row = {"step": self.progress.step, "bpb": bpb, "seconds": round(self.elapsed(), 3)}
+        self.progress.evaluations.append(row)
+
     def duty(self) -> dict[str, str]:
         """The policy and what each guard requires: what a report's claim is about."""
         required = {id_: g.invariant.required(g.parameters) for id_, g in self.monitor.guards.items()}
