@@ -141,6 +141,7 @@ class RunReport(Record):
     """What one training run did, under which guards, and what is proved of them.
 
     weights: the SHA-256 of the final weights. averaged_bpb: the validation loss of their exponential moving average.
+    loss_unit: of all losses; bits per token where tokens stand for no bytes.
     """
 
     schema_version: int = SCHEMA
@@ -169,6 +170,7 @@ class RunReport(Record):
     timing: dict[str, float]
     weights: str = ""
     averaged_bpb: float | None = None
+    loss_unit: str = "bits per byte"
 
 
 def with_digest(report: Record) -> dict[str, Any]:

@@ -171,7 +171,13 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
     np.random.seed(config.seed % 2**32)
     shape = config.model
     corpus = load_corpus(
-        config.data, data_dir=config.data_dir, context=shape.context, vocab=shape.vocab, validation=config.validation
+        config.data,
+        data_dir=config.data_dir,
+        context=shape.context,
+        vocab=shape.vocab,
+        tokens=config.tokens,
+        validation=config.validation,
+        working=console.working,
     )
     nca = None
     if shape.nca:
@@ -192,8 +198,8 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         config=config,
         out=out,
         corpus=corpus,
-        validation=validation_part(corpus.validation, config.eval.bytes),
-        batches=Batches(corpus.train, shape.context, config.batch_size, config.seed),
+        validation=validation_part(corpus, config.eval.bytes),
+        batches=Batches(corpus.train, shape.context, config.batch_size, config.seed, rows=corpus.synthetic is not None),
         objective=objective,
         optimizer=optimizer,
         monitor=monitor,

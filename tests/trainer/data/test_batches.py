@@ -112,7 +112,7 @@ def test_validation_predicts_every_byte_but_the_first_once_and_in_order(
     [
         (0, 1, 0, 9, "context 0 and batch size 1"),
         (4, 0, 0, 9, "context 4 and batch size 0"),
-        (9, 1, 0, 9, "a text of 9 bytes with context 9\n.*at least 10 bytes"),
+        (9, 1, 0, 9, "a text of 9 tokens with context 9\n.*at least 10 tokens"),
         (4, 1, -1, 9, "seed -1"),
         (4, 1, 2**64, 9, "seed 18446744073709551616"),
     ],
@@ -133,5 +133,5 @@ def test_other_misuse_is_refused() -> None:
         Batches(ASCENDING, 4, 1, 0).batch_at(-1)
     with pytest.raises(DataError, match="type int64"):
         Batches(np.arange(9), 4, 1, 0)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="a text of 1 bytes"):
+    with pytest.raises(DataError, match="a text of 1 tokens"):
         validation_windows(ASCENDING[:1], 4, 1)
