@@ -170,15 +170,7 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
     torch.manual_seed(config.seed)
     np.random.seed(config.seed % 2**32)
     shape = config.model
-    corpus = load_corpus(
-        config.data,
-        data_dir=config.data_dir,
-        context=shape.context,
-        vocab=shape.vocab,
-        tokens=config.tokens,
-        validation=config.validation,
-        working=console.working,
-    )
+    corpus = corpus_of(config, console)
     nca = None
     if shape.nca:
         counts = np.bincount(corpus.train, minlength=shape.vocab)[: shape.vocab].tolist()
@@ -209,6 +201,19 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         console=console,
         plugins=plugins if config.policy is not Policy.OFF else (),
         average=_weight_average(config, objective.model) if config.ema.enabled else None,
+    )
+
+
+def corpus_of(config: RunConfig, console: Console) -> Corpus:
+    """The tokens that the run trains on and is judged by."""
+    return load_corpus(
+        config.data,
+        data_dir=config.data_dir,
+        context=config.model.context,
+        vocab=config.model.vocab,
+        tokens=config.tokens,
+        validation=config.validation,
+        working=console.working,
     )
 
 
