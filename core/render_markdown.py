@@ -92,7 +92,7 @@ def _checks(evidence: Iterable[Evidence]) -> str:
 
 def run_markdown(report: RunReport, digest: str) -> str:
     """The run report: result, proofs, guards, what was not shown, data, environment."""
-    bpb = "none" if report.bpb is None else f"**{report.bpb:.4f}** bits per byte"
+    bpb = "none" if report.bpb is None else f"**{report.bpb:.4f}** {report.loss_unit}"
     baseline = "" if report.baseline_bpb is None else f"; byte-trigram baseline {report.baseline_bpb:.4f}"
     averaged = "" if report.averaged_bpb is None else f"; the averaged weights {report.averaged_bpb:.4f}"
     parts = [
@@ -117,7 +117,7 @@ def run_markdown(report: RunReport, digest: str) -> str:
         f"Prune certificate: {report.certificate}",
     ]  # fmt: skip
     if report.rungs:
-        parts.append(table(("rung", "loss (bits per byte)", "should_prune"),
+        parts.append(table(("rung", f"loss ({report.loss_unit})", "should_prune"),
                            [(r["step"], f"{r['loss']:.4f}" if r["loss"] is not None else "not finite", r["prune"])
                             for r in report.rungs]))  # fmt: skip
     shown = report.violations[:20]

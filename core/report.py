@@ -141,6 +141,7 @@ class RunReport(Record):
     """What one training run did, under which guards, and what is proved of them.
 
     weights: the SHA-256 of the final weights. averaged_bpb: the validation loss of their exponential moving average.
+    loss_unit: of all losses; bits per token where tokens stand for no bytes.
     """
 
     schema_version: int = SCHEMA
@@ -171,6 +172,7 @@ class RunReport(Record):
     averaged_bpb: float | None = None
     evaluations: tuple[dict[str, Any], ...] = ()
     """Every validation loss of the run: step, bits per byte, seconds since it began."""
+    loss_unit: str = "bits per byte"
 
 
 def with_digest(report: Record) -> dict[str, Any]:

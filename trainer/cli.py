@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, such as model.d_model=256"
     )
-    run.add_argument("--data", help="stdlib, tiny_shakespeare, or a text file or folder")
+    run.add_argument("--data", help="stdlib, tiny_shakespeare, synthetic, or a text file or folder")
     run.add_argument("--out", type=Path, help="folder of the run (default: the next free one in runs/)")
     run.add_argument("--policy", choices=[p.value for p in Policy], help="what a violation does")
     run.add_argument("--strict-invariants", action="store_true", help="the same as --policy strict")
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     before.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
     before.add_argument("--preset", metavar="NAME", help="settings to start from; trainer presets lists them")
     before.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting")
-    before.add_argument("--data", help="stdlib, tiny_shakespeare, or a text file or folder")
+    before.add_argument("--data", help="stdlib, tiny_shakespeare, synthetic, or a text file or folder")
     before.add_argument("--json", action="store_true", help="the report as JSON on standard output")
     again = commands.add_parser("resume", help="continue a run from its newest checkpoint")
     again.add_argument("run", type=Path, metavar="RUN")

@@ -31,9 +31,11 @@ from karat.invariants import (
     inv10_asha_rungs,
 )
 from karat.invariants.inv02_asha_threshold import as_written
+from karat.trainer.data.corpus import TokenKind
+from karat.trainer.data.tokenizer import FEWEST, MOST
 from karat.trainer.models.config import ModelConfig
 
-TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "precision", "model", "optim", "ema")
+TRAJECTORY = ("steps", "seed", "data", "tokens", "validation", "batch_size", "precision", "model", "optim", "ema")
 """The keys that decide the numbers of a run; the others only place, watch or stop it."""
 
 LARGEST_Z = 100.0
@@ -218,13 +220,14 @@ class RunConfig(_Section):
     """None: the next free folder in runs/."""
     data: Annotated[str, BeforeValidator(_text)] = "stdlib"
     """A named corpus, or the path of a text file or folder."""
+    tokens: TokenKind = "bytes"
+    """bpe: byte pairs, `model.vocab` of them with the bytes, trained on the training side alone."""
     validation: GivenPath | None = None
     data_dir: GivenPath | None = None
     policy: Annotated[Policy, BeforeValidator(_policy)] = Policy.WARN
     batch_size: int = Field(default=8, ge=1)
     threads: int | None = Field(default=None, ge=1)
     """None: all cores."""
-    tokens: Literal["bytes", "bpe"] = "bytes"
     preset: str | None = None
     """The preset that the other keys were laid over; see presets.py."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -245,6 +248,9 @@ class RunConfig(_Section):
         """Fills in what depends on `steps`. Only here, before anyone has seen the record, is it written to."""
         if self.optim.warmup is not None and self.optim.warmup > self.steps:
             raise ValueError(f"optim.warmup must be at most steps, got {self.optim.warmup} and {self.steps}")
+        if self.tokens == "bpe" and not FEWEST <= self.model.vocab <= MOST:
+            seen = f"got {self.model.vocab}; model.vocab=4096 is a common one"
+            raise ValueError(f"model.vocab must be {FEWEST} to {MOST} with tokens=bpe, {seen}")
         self._fill("optim", "warmup", max(1, self.steps // 20))
         self._fill("asha", "r0", -(-self.steps // 3))
         self._fill("descent", "window", max(20, self.steps // 20))

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import rich.console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
+
+LONG = 2.0  # seconds after which a person wants to know what is being waited for
 
 
 class Console:
@@ -29,6 +42,24 @@ class Console:
     def error(self, text: str) -> None:
         """The message that a command ends with."""
         self._rich.print(text, style="red", markup=False)
+
+    @contextmanager
+    def working(self, text: str) -> Iterator[None]:
+        """Says what is being done once it has taken LONG: a spinner with the time on a terminal, else one line."""
+        columns = (TextColumn("{task.description}"), SpinnerColumn(), TimeElapsedColumn())
+        bar = Bar(*columns, console=self._rich, transient=True)
+        bar.add_task(text, total=None)
+        on_terminal = self._rich.is_terminal
+        timer = threading.Timer(LONG, bar.start if on_terminal else lambda: self.note(f"{text} …"))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            if on_terminal:
+                bar.stop()
 
     def start(self, done: int, total: int) -> Console:
         """Begins the progress of a run at step `done` of `total`."""

@@ -140,6 +140,8 @@ def _unfinished(run: Finished) -> Iterable[str]:
     warmup = optim.get("warmup") if isinstance(optim, dict) else None
     if report.bpb is None or not math.isfinite(report.bpb):
         yield f"{run.path} has no finite validation loss (outcome: {report.outcome})"
+    elif report.loss_unit != "bits per byte":
+        yield f"{run.path} cannot be held to a target: its losses are in {report.loss_unit}"
     elif not 0 <= report.bpb <= LARGEST_LOSS:
         yield f"{run.path} has a validation loss of {report.bpb:g} bits per byte, required 0 to {LARGEST_LOSS}"
     elif report.steps_done != report.steps_planned:

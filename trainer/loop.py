@@ -23,7 +23,7 @@ from karat.invariants.runtime import probes
 from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.standing import cite
 from karat.trainer.config import RunConfig
-from karat.trainer.evaluate import Interrupted, bits_per_byte
+from karat.trainer.evaluate import Interrupted, bits_per_byte, nats_by_kind
 from karat.trainer.objectives.training import Losses
 from karat.trainer.observables import View
 from karat.trainer.observables import readings as plugged_in
@@ -55,7 +55,7 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         if disturb is not None:
             disturb(step)
         losses, norm = _gradient(session, step)
-        view = View(session.objective, session.optimizer, losses, step, norm)
+        view = View(session.objective, session.optimizer, losses, step, norm, session.corpus.bytes_per_token)
         readings = [*_readings(session, step, losses), *plugged_in(session.plugins, Phase.BEFORE_STEP, view)]
         margins = session.monitor.check(Phase.BEFORE_STEP, step, readings)
         _demand_finite(session, step, losses, norm)
@@ -82,7 +82,7 @@ def check_end(session: Session) -> None:
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
     readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
     readings.append(probes.rungs_held(_rungs_held(session), step))
-    view = View(session.objective, session.optimizer, losses, step, None)
+    view = View(session.objective, session.optimizer, losses, step, None, session.corpus.bytes_per_token)
     session.monitor.check(Phase.FINISH, step, [*readings, *plugged_in(session.plugins, Phase.FINISH, view)])
     _demand_finite(session, step, losses, 0.0)
 
@@ -90,6 +90,11 @@ def check_end(session: Session) -> None:
 def final_loss(session: Session, go_on: Callable[[], bool]) -> float:
     """The validation loss at the end, in bits per byte."""
     return bits_per_byte(session.model, session.validation, session.config.model.context, go_on)
+
+
+def losses_by_kind(session: Session, go_on: Callable[[], bool]) -> dict[str, float]:
+    """The validation loss at the end of each kind of synthetic sequence, in nats per token; empty for a text."""
+    return nats_by_kind(session.model, session.validation, session.config.model.context, go_on)
 
 
 def averaged_loss(session: Session, go_on: Callable[[], bool]) -> float | None:
@@ -205,7 +210,7 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
 
 def _record(session: Session, step: int, losses: Losses, norm: float, margins: dict[str, float]) -> None:
     progress = session.progress
-    loss = float(losses.cross_entropy.detach()) / math.log(2)
+    loss = float(losses.cross_entropy.detach()) / math.log(2) / session.corpus.bytes_per_token
     progress.last_loss = loss
     progress.first_loss = loss if progress.first_loss is None else progress.first_loss
     windows = session.config.windows
@@ -222,7 +227,7 @@ def _record(session: Session, step: int, losses: Losses, norm: float, margins: d
         row["nca_loss"] = float(losses.nca.loss.detach())
         row["nca_entropy"] = float(losses.nca.hard_entropy)
     session.log.write(row)
-    session.console.step(step + 1, f"loss {loss:.3f} bits per byte")
+    session.console.step(step + 1, f"loss {loss:.3f} {session.corpus.unit}")
 
 
 def _after(session: Session, go_on: Callable[[], bool]) -> None:
@@ -249,7 +254,7 @@ def _rung(session: Session, go_on: Callable[[], bool]) -> None:
     session.progress.rungs.append({"step": step, "loss": finite, "prune": prune})
     session.evaluated(finite)
     session.console.note(
-        f"rung {step}: {loss:.4f} bits per byte, should_prune says "
+        f"rung {step}: {loss:.4f} {session.corpus.unit}, should_prune says "
         f"{'prune (recorded; the run goes on to test it)' if prune else 'keep'}"
     )
     session.monitor.check(

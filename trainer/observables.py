@@ -30,7 +30,7 @@ class View:
     """What a probe may look at, at one moment; it changes nothing of it.
 
     model: everything that is trained, as one module. losses: of the batch of this step. step: steps taken so far.
-    gradient_norm: before clipping; None at the end, where there is no gradient.
+    gradient_norm: before clipping; None at the end, where there is no gradient. bytes_per_token: the training side's mean.
     """
 
     model: torch.nn.Module
@@ -38,6 +38,7 @@ class View:
     losses: Losses
     step: int
     gradient_norm: float | None
+    bytes_per_token: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ OFFERED: Mapping[str, Observable] = {
         Observable("step", "steps", "the steps taken so far", lambda view: float(view.step)),
         Observable("lr", "", "the learning rate in force, the largest of all parameter groups", _largest_rate),
         Observable("loss", "bits per byte", "the next-token loss of this step's training batch",
-                   lambda view: view.losses.cross_entropy, math.log(2)),
+                   lambda view: view.losses.cross_entropy.detach().double() / view.bytes_per_token, math.log(2)),
         Observable("total_loss", "nats", "what the step minimises: next-token loss and auxiliary losses, per token",
                    lambda view: view.losses.total),
         Observable("gradient_norm", "", "the 2-norm of the whole gradient, before clipping", _gradient_norm,

@@ -42,7 +42,9 @@ def _plot_loss(
         axes.plot([p["step"] for p in points], [p["bpb"] for p in points], "o-", label="validation")
     if baseline is not None:
         axes.axhline(baseline, linestyle="--", color="grey", label="byte trigram")
-    axes.set_ylabel("bits per byte")
+    if session.corpus.synthetic is not None:
+        axes.axhline(session.corpus.synthetic.floor / math.log(2), linestyle="--", color="grey", label="floor")
+    axes.set_ylabel(session.corpus.unit)
     axes.legend()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants.catalogue import BUILT_IN, found
 from karat.invariants.runtime.monitor import NOT_EXERCISED
 from karat.invariants.standing import cite
-from karat.trainer.data.manifest import Manifest
+from karat.trainer.data.corpus import Corpus
 from karat.trainer.loop import certificate_breach
 from karat.trainer.models.attention import SAMPLED
 from karat.trainer.observables import why_not
@@ -43,6 +43,7 @@ def build_report(
     bpb: float | None,
     baseline: float | None,
     averaged: float | None = None,
+    kinds: Mapping[str, float] | None = None,
 ) -> RunReport:
     """The record of a run, however it ended."""
     config, progress = session.config, session.progress
@@ -64,7 +65,7 @@ def build_report(
         rungs=tuple(progress.rungs),
         certificate=_certificate(session, bpb),
         notes=tuple(_not_shown(session, bpb)),
-        data=_data(session.corpus.manifest),
+        data=_data(session.corpus, kinds or {}),
         model={
             **config.model.model_dump(mode="json"),
             "d_ff": config.model.feedforward_width,
@@ -79,11 +80,27 @@ def build_report(
         timing={"training and evaluation": round(session.elapsed(), 1)},
         weights=_weights(session) if bpb is not None else "",
         averaged_bpb=averaged if averaged is not None and math.isfinite(averaged) else None,
+        loss_unit=session.corpus.unit,
     )
 
 
-def _data(manifest: Manifest) -> dict[str, Any]:
-    """What the run was trained on and judged by, as the report names it."""
+def _data(corpus: Corpus, kinds: Mapping[str, float]) -> dict[str, Any]:
+    """What the run was trained on and judged by, as the report names it; kinds: the losses of synthetic sequences."""
+    manifest = corpus.manifest
+    if corpus.synthetic is not None:
+        losses = (
+            ", ".join(f"{name} {nats:.4f}" for name, nats in kinds.items()) or "none: the run did not reach its end"
+        )
+        return {
+            "source": manifest.source,
+            "split": manifest.rule,
+            "train tokens": len(corpus.train),
+            "validation tokens": len(corpus.validation),
+            "validation loss by kind of sequence, nats per token": losses,
+            "floor, nats per token": f"{corpus.synthetic.floor:.4f} (share of random · ln V + ln 3 / T), "
+            f"{corpus.synthetic.floor / math.log(2):.4f} bits",
+            "manifest digest": manifest.digest,
+        }
     return {
         "source": manifest.source,
         "split": manifest.rule,
@@ -91,7 +108,23 @@ def _data(manifest: Manifest) -> dict[str, Any]:
         "validation bytes": manifest.validation_bytes,
         "validation bytes that also stand in train": f"{manifest.overlap.share:.2%} "
         f"(windows of {manifest.overlap.window} bytes)",
+        **_tokens(corpus),
         "manifest digest": manifest.digest,
+    }
+
+
+def _tokens(corpus: Corpus) -> dict[str, Any]:
+    """How text became tokens; nothing where they are bytes."""
+    record = corpus.manifest.tokens
+    if record is None:
+        return {}
+    return {
+        "tokens": f"{record.kind}, {record.vocab:,} of them, trained on the training side alone",
+        "tokenizer digest": record.tokenizer_sha256,
+        "train tokens": record.train_tokens,
+        "validation tokens": record.validation_tokens,
+        "training loss": f"in bits per byte by the training side's mean of {corpus.bytes_per_token:.4f} bytes per token; "
+        "the validation loss counts the bytes of every token",
     }
 
 

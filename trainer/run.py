@@ -20,9 +20,17 @@ from karat.trainer.checkpoint import latest_checkpoint, load_checkpoint
 from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
-from karat.trainer.data.baseline import trigram_bpb
-from karat.trainer.evaluate import Interrupted
-from karat.trainer.loop import Disturb, Diverged, averaged_loss, check_end, final_loss, hold_certificate, train
+from karat.trainer.evaluate import Interrupted, baseline_bpb
+from karat.trainer.loop import (
+    Disturb,
+    Diverged,
+    averaged_loss,
+    check_end,
+    final_loss,
+    hold_certificate,
+    losses_by_kind,
+    train,
+)
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, read_run_report, write_run_report
 from karat.trainer.session import Session, open_session, take_up
@@ -161,9 +169,10 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
     """Trains, evaluates, saves and reports; a violation, a divergence or a signal ends it with a checkpoint."""
     console, out = session.console, session.out
     bpb = baseline = averaged = None
+    kinds: dict[str, float] = {}
     message = ""
     try:
-        baseline = trigram_bpb(session.corpus.train, session.validation.tokens)
+        baseline = baseline_bpb(session.corpus, session.validation)
         _announce(session, baseline)
         with console.start(session.progress.step, session.config.steps):
             train(session, stop.go_on, disturb)
@@ -171,6 +180,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         session.save("final")
         averaged = averaged_loss(session, stop.go_on)
         bpb = final_loss(session, stop.go_on)
+        kinds = losses_by_kind(session, stop.go_on)
         if not math.isfinite(bpb):
             raise Diverged(
                 f"the final validation loss is {bpb}", required="a finite number", next_step="lower optim.lr"
@@ -192,7 +202,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
             required=f"{CONFIG}, log.jsonl and ledger.jsonl, as the run wrote them",
             next_step="start the run again, in a folder that nothing else touches",
         )
-    report = build_report(session, outcome, code, bpb, baseline, averaged)
+    report = build_report(session, outcome, code, bpb, baseline, averaged, kinds)
     digest = write_run_report(session, report)
     try:
         plot_run(session, baseline)
@@ -217,14 +227,21 @@ def _judge_ending(session: Session) -> tuple[int, str]:
     return HOLDS, "finished, every guard held"
 
 
-def _announce(session: Session, baseline: float) -> None:
-    config, manifest, console = session.config, session.corpus.manifest, session.console
+def _announce(session: Session, baseline: float | None) -> None:
+    config, corpus, console = session.config, session.corpus, session.console
     parameters = sum(p.numel() for p in session.objective.parameters())
     console.note(
-        f"{manifest.source}: {manifest.train_bytes:,} bytes to train on, {manifest.validation_bytes:,} to validate; "
+        f"{corpus.manifest.source}: {corpus.size}; "
         f"{parameters:,} parameters; policy {config.policy}; guards {', '.join(session.monitor.guards)}"
     )
-    console.note(f"byte-trigram baseline: {baseline:.4f} bits per byte on {session.validation.text}")
+    if baseline is not None:
+        console.note(f"byte-trigram baseline: {baseline:.4f} bits per byte on {session.validation.text}")
+    if corpus.synthetic is not None:
+        floor = corpus.synthetic.floor
+        console.note(f"floor: {floor:.4f} nats per token, {floor / math.log(2):.4f} bits, on {session.validation.text}")
+    if corpus.tokenizer is not None:
+        mean = f"{corpus.bytes_per_token:.3f} bytes per token"
+        console.note(f"training losses are shown in bits per byte by the mean of the training side, {mean}")
 
 
 def show_report(run: Path) -> str:

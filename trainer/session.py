@@ -175,9 +175,7 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
     torch.manual_seed(config.seed)
     np.random.seed(config.seed % 2**32)
     shape = config.model
-    corpus = load_corpus(
-        config.data, data_dir=config.data_dir, context=shape.context, vocab=shape.vocab, validation=config.validation
-    )
+    corpus = corpus_of(config, console)
     nca = None
     if shape.nca:
         counts = np.bincount(corpus.train, minlength=shape.vocab)[: shape.vocab].tolist()
@@ -196,8 +194,8 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         config=config,
         out=out,
         corpus=corpus,
-        validation=validation_part(corpus.validation, config.eval.bytes),
-        batches=Batches(corpus.train, shape.context, config.batch_size, config.seed),
+        validation=validation_part(corpus, config.eval.bytes),
+        batches=Batches(corpus.train, shape.context, config.batch_size, config.seed, rows=corpus.synthetic is not None),
         objective=objective,
         optimizer=optimizer,
         monitor=monitor,
@@ -221,6 +219,19 @@ def rates(config: RunConfig) -> Rates:
         betas=(optim.beta1, optim.beta2),
         ns_steps=optim.ns_steps,
         ns_bfloat16=optim.ns_dtype == "bfloat16",
+    )
+
+
+def corpus_of(config: RunConfig, console: Console) -> Corpus:
+    """The tokens that the run trains on and is judged by."""
+    return load_corpus(
+        config.data,
+        data_dir=config.data_dir,
+        context=config.model.context,
+        vocab=config.model.vocab,
+        tokens=config.tokens,
+        validation=config.validation,
+        working=console.working,
     )
 
 

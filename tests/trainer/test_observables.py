@@ -53,6 +53,10 @@ def test_values() -> None:
     }  # fmt: skip
 
 
+def test_the_loss_is_per_byte_where_a_token_stands_for_several() -> None:
+    assert seen("loss", "total_loss", bytes_per_token=3.2) == {"loss": 2.0 / 3.2 / math.log(2), "total_loss": 2.5}
+
+
 def test_what_is_not_finite_stays_so() -> None:
     odd = torch.nn.Linear(2, 2)
     odd.weight.data[0, 0] = math.nan

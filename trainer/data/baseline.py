@@ -59,27 +59,30 @@ class Trigram:
         p: Floats = _components(self.counts, a, b, text[:, -1]) @ np.array(self.weights)
         return p
 
-    def bits(self, text: Tokens) -> float:
-        """-log2 p in bits, summed over every byte of the text (n,) but the first."""
-        if len(text) < 2:
+    def bits(self, text: Tokens, given: int = 1) -> float:
+        """-log2 p in bits, summed over every byte of the text (n,) but the first `given` >= 1, which are context only."""
+        if len(text) <= given:
             return 0.0
         weights = np.array(self.weights)
-        second = _components(self.counts, None, text[:1].astype(np.int64), text[1:2].astype(np.int64))
-        total = -float(np.log2(second @ weights).sum())
-        for start in range(2, len(text), CHUNK):
+        total = 0.0
+        if given == 1:
+            second = _components(self.counts, None, text[:1].astype(np.int64), text[1:2].astype(np.int64))
+            total = -float(np.log2(second @ weights).sum())
+        for start in range(max(2, given), len(text), CHUNK):
             total -= float(np.log2(_text_components(self.counts, text[start - 2 : start + CHUNK]) @ weights).sum())
         return total
 
 
-def trigram_bpb(train: Tokens, validation: Tokens) -> float:
+def trigram_bpb(train: Tokens, validation: Tokens, given: int = 1) -> float:
     """Bits per byte of the trigram model of `train` on the whole validation text (every byte but the first).
 
-    train, validation: (n,) uint8 with n >= 2, else DataError. Deterministic. About 250 MiB at its peak.
+    train, validation: (n,) uint8 with n >= 2, else DataError. given: bytes at the start that are not scored, >= 1: those
+    of the first token, where a model of tokens is compared with. Deterministic. About 250 MiB at its peak.
     """
-    if len(validation) < 2:
+    if len(validation) <= given:
         seen = f"a validation text of {len(validation)} bytes"
-        raise DataError(seen, required="at least 2 bytes", next_step="give a longer validation text")
-    return fit_trigram(train).bits(validation) / (len(validation) - 1)
+        raise DataError(seen, required=f"at least {given + 1} bytes", next_step="give a longer validation text")
+    return fit_trigram(train).bits(validation, given) / (len(validation) - given)
 
 
 def fit_trigram(train: Tokens) -> Trigram:

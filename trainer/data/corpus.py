@@ -1,36 +1,77 @@
-"""A corpus is two disjoint byte texts and the manifest that says what they are.
+"""A corpus is two disjoint byte texts, the tokens that a model reads them as, and the manifest that says what they are.
 
 Sources: "stdlib" (the running Python's own library: real text on every machine, no network),
-"tiny_shakespeare", or the path of a text file or folder (write ./stdlib for a folder of that name). Tokens
-are bytes.
+"tiny_shakespeare", or the path of a text file or folder (write ./stdlib for a folder of that name); "synthetic"
+and "synthetic:SEED" are sequences of tokens that stand for no text. Tokens are bytes, or byte pairs of a
+tokenizer that was trained on the training side alone.
 """
 
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from karat.core.errors import DataError
+from karat.trainer.data.batches import Ids
+from karat.trainer.data.cache import cache_folder
 from karat.trainer.data.disjoint import Tokens, check_disjoint
-from karat.trainer.data.download import TINY_SHAKESPEARE, cache_folder, pinned_text
+from karat.trainer.data.download import TINY_SHAKESPEARE, pinned_text
+from karat.trainer.data.encoded import Working, encode_sides
 from karat.trainer.data.manifest import FileRecord, Manifest, Side, sha256_hex
 from karat.trainer.data.sources import Texts, printable, read_stdlib, read_texts
 from karat.trainer.data.split import TextFile, split_files
+from karat.trainer.data.synthetic import Synthetic, is_synthetic, load_synthetic
+from karat.trainer.data.tokenizer import Tokenizer
 
 TRAIN_TENTHS = 9  # of a text that is cut in two
+
+TokenKind = Literal["bytes", "bpe"]
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Disjoint training and validation text as read-only uint8 arrays (n,) and (m,), and their manifest."""
+    """Disjoint training and validation tokens as read-only arrays (n,) and (m,), uint8 or uint16, and their manifest.
+
+    train_text, validation_text: the bytes that they stand for, uint8; the same arrays where tokens are bytes, and
+    empty where tokens stand for none (synthetic). tokenizer: None where tokens are bytes, or stand for none.
+    """
 
     name: str
-    train: Tokens
-    validation: Tokens
+    train: Ids
+    validation: Ids
     manifest: Manifest
+    train_text: Tokens
+    validation_text: Tokens
+    tokenizer: Tokenizer | None = None
+    synthetic: Synthetic | None = None
+
+    @property
+    def bytes_per_token(self) -> float:
+        """The mean over the training side; 1 where tokens are bytes, and where they stand for none."""
+        return 1.0 if self.tokenizer is None else len(self.train_text) / len(self.train)
+
+    @property
+    def unit(self) -> str:
+        """What losses are in: bits per byte; per token where tokens stand for no bytes."""
+        return "bits per byte" if self.synthetic is None else "bits per token"
+
+    @property
+    def size(self) -> str:
+        """How much there is of it, in words."""
+        if self.synthetic is not None:
+            return f"{len(self.train):,} tokens to train on, {len(self.validation):,} to validate"
+        text = f"{len(self.train_text):,} bytes to train on, {len(self.validation_text):,} to validate"
+        if self.tokenizer is None:
+            return text
+        return (
+            f"{text}, as {len(self.train):,} and {len(self.validation):,} tokens ({self.bytes_per_token:.3f} bytes per "
+            f"token of the training side; tokenizer {self.tokenizer.digest[:16]}…)"
+        )
 
 
 @dataclass(frozen=True)
@@ -43,24 +84,67 @@ class _Sides:
     rule: str
 
 
+def _at_once(text: str) -> AbstractContextManager[None]:
+    """Says nothing of what is being done."""
+    return nullcontext()
+
+
 def load_corpus(
     source: str,
     *,
     data_dir: Path | None = None,
     context: int,
     vocab: int = 256,
+    tokens: TokenKind = "bytes",
     validation: Path | None = None,
+    working: Working = _at_once,
 ) -> Corpus:
-    """The corpus of a source, checked: text, disjoint, a window of context + 1 bytes or more on each side.
+    """The corpus of a source, checked: text, disjoint, a window of context + 1 tokens or more on each side.
 
-    data_dir: folder of named corpora, looked into before $KARAT_DATA. context: bytes of input per window, >=
-    1. vocab: how many byte values the model knows. validation: a separate validation text; the source is then
-    all training. The split depends on the files alone (on `context` too only where a tenth is shorter than a
-    window). Raises DataError for text that cannot be trained on, StorageError where a download cannot be
-    kept.
+    data_dir: folder of named corpora, looked into before $KARAT_DATA. context: tokens of input per window, >=
+    1. vocab: how many byte values the model knows; for bpe how many tokens it is to have. validation: a
+    separate validation text; the source is then all training. The split depends on the files alone (on `context`
+    too only where a tenth is shorter than a window). working: says what takes long. Raises DataError for text that
+    cannot be trained on, StorageError where a download or the tokens cannot be kept.
     """
     if context < 1:
         raise DataError(f"a context of {context} bytes", required="at least 1 byte")
+    if is_synthetic(source):
+        return _synthetic(source, vocab, context, tokens, validation)
+    known = vocab if tokens == "bytes" else 256  # byte values that a token stands for
+    corpus = _texts(source, data_dir, context, known, validation)
+    if tokens == "bytes":
+        return corpus
+    encoded = encode_sides(corpus.train_text, corpus.validation_text, vocab, cache_folder(), working)
+    _check_tokens(corpus.name, encoded.train, encoded.validation, context)
+    manifest = corpus.manifest.model_copy(update={"tokens": encoded.record})
+    return Corpus(
+        corpus.name,
+        encoded.train,
+        encoded.validation,
+        manifest,
+        corpus.train_text,
+        corpus.validation_text,
+        encoded.tokenizer,
+    )
+
+
+def _synthetic(source: str, vocab: int, context: int, tokens: TokenKind, validation: Path | None) -> Corpus:
+    """The sequences as one run of tokens a side."""
+    if tokens != "bytes" or validation is not None:
+        seen = f"{source} data with {'a validation text' if validation is not None else f'tokens={tokens}'}"
+        next_step = "leave out tokens and validation, or give a text as data"
+        raise DataError(seen, required="neither: its tokens and its held-out side are drawn", next_step=next_step)
+    drawn = load_synthetic(source, vocab, context)
+    train, held = drawn.train.ravel(), drawn.validation.ravel()
+    for side in (train, held):
+        side.flags.writeable = False
+    nothing = np.empty(0, np.uint8)
+    return Corpus(source, train, held, drawn.manifest, nothing, nothing, synthetic=drawn)
+
+
+def _texts(source: str, data_dir: Path | None, context: int, vocab: int, validation: Path | None) -> Corpus:
+    """The corpus of a text, its tokens the bytes."""
     name, texts = _find(source, data_dir)
     _check_vocab(texts.files, vocab)
     if validation is None:
@@ -83,7 +167,7 @@ def load_corpus(
         overlap=check_disjoint(train, held),
         python_version=platform.python_version() if source == "stdlib" else None,
     )
-    return Corpus(name, train, held, manifest)
+    return Corpus(name, train, held, manifest, train, held)
 
 
 def _find(source: str, data_dir: Path | None) -> tuple[str, Texts]:
@@ -97,7 +181,7 @@ def _find(source: str, data_dir: Path | None) -> tuple[str, Texts]:
         content = pinned_text(TINY_SHAKESPEARE, [folder.expanduser() for folder in folders], cache_folder())
         return source, Texts((TextFile(TINY_SHAKESPEARE.name, content),), 0)
     if not source.strip() or "\0" in source:
-        required = "stdlib, tiny_shakespeare, or the path of a text file or folder"
+        required = "stdlib, tiny_shakespeare, synthetic, or the path of a text file or folder"
         raise DataError(f"no corpus is named {source!r}", required=required, next_step="try stdlib")
     path = Path(source).expanduser()
     return printable(path.resolve().name), read_texts(path)
@@ -153,6 +237,15 @@ def _check_length(name: str, sides: _Sides, context: int) -> None:
             f"{len(sides.train):,} to train on and {len(sides.validation):,} to validate on",
             required=f"at least {least:,} bytes on each side: a context of {context:,} and the byte after it",
             next_step="give a longer text or a smaller context",
+        )
+
+
+def _check_tokens(name: str, train: Ids, validation: Ids, context: int) -> None:
+    if min(len(train), len(validation)) <= context:
+        raise DataError(
+            f"{name} is too short: {len(train):,} tokens to train on and {len(validation):,} to validate on",
+            required=f"at least {context + 1:,} tokens on each side: a context of {context:,} and the token after it",
+            next_step="give a longer text or a smaller context, or train on bytes: tokens=bytes model.vocab=256",
         )
 
 

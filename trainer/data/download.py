@@ -2,8 +2,6 @@
 
 import contextlib
 import http.client
-import os
-import tempfile
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from karat.core.errors import DataError, StorageError
+from karat.core.errors import DataError
+from karat.trainer.data.cache import keep
 from karat.trainer.data.manifest import sha256_hex
 
 TIMEOUT = 30.0  # seconds without an answer
@@ -68,20 +67,8 @@ def pinned_text(text: PinnedText, folders: Sequence[Path], cache: Path, opener: 
                 cached.unlink()
         return _checked(text, content, f"{cached}", "it has been removed: run again to download it afresh")
     content = _checked(text, _download(text, folders, opener), text.url, _local_advice(text))
-    _keep(content, cached)
+    keep(content, cached)
     return content
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: karat/ below XDG_CACHE_HOME where that is an absolute path, else ~/.cache."""
-    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if configured.is_absolute():
-        return configured / "karat"
-    try:
-        return Path.home() / ".cache" / "karat"
-    except RuntimeError as error:
-        seen = f"no home folder to keep downloads in: {error}"
-        raise StorageError(seen, next_step="set XDG_CACHE_HOME to a writable folder") from error
 
 
 def _checked(text: PinnedText, content: bytes, where: str, next_step: str) -> bytes:
@@ -121,25 +108,3 @@ def _read_up_to(response: Readable, size: int) -> bytes:
 
 def _local_advice(text: PinnedText) -> str:
     return f"put {text.name} into a folder and export KARAT_DATA=FOLDER, or train on stdlib or your own file"
-
-
-def _keep(content: bytes, target: Path) -> None:
-    """Writes the file under a temporary name and renames it: a reader sees all of it or nothing."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise _unwritable(target, error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(temporary, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise _unwritable(target, error) from error
-
-
-def _unwritable(target: Path, error: OSError) -> StorageError:
-    seen = f"cannot keep the download in {target.parent}: {error.strerror or error}"
-    return StorageError(seen, required="a writable folder", next_step="set XDG_CACHE_HOME to a writable folder")

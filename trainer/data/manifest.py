@@ -30,13 +30,31 @@ class FileRecord(BaseModel):
     sha256: str
 
 
+class TokenRecord(BaseModel):
+    """How the text became tokens: the tokenizer, trained on the training side alone, and what it made of both sides.
+
+    tokenizer_sha256: of pattern, pieces and merges (`Tokenizer.digest`). *_tokens_sha256: of the tokens as
+    little-endian uint16.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["bpe"]
+    vocab: int
+    tokenizer_sha256: str
+    train_tokens: int
+    validation_tokens: int
+    train_tokens_sha256: str
+    validation_tokens_sha256: str
+
+
 class Manifest(BaseModel):
     """What a corpus is made of, how it was split, and how much its two sides share.
 
     source: the corpus name, or the last part of the path. rule: the split, in words. files: in the order in
     which they were joined. skipped: files left out because they are empty, not text, or identical to an
     earlier one. train_* and validation_*: of the joined bytes of each side. python_version: for the standard
-    library only, whose text differs between versions.
+    library only, whose text differs between versions. tokens: None where tokens are bytes, and then not in the JSON.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +69,7 @@ class Manifest(BaseModel):
     validation_sha256: str
     overlap: Overlap
     python_version: str | None = None
+    tokens: TokenRecord | None = None
 
     @property
     def digest(self) -> str:
@@ -59,7 +78,8 @@ class Manifest(BaseModel):
 
     def canonical_json(self) -> str:
         """The manifest as one line of ASCII JSON: keys sorted, no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        left_out = {"tokens"} if self.tokens is None else set()
+        return json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True, separators=(",", ":"))
 
 
 def sha256_hex(content: bytes) -> str:

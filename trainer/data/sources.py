@@ -51,7 +51,7 @@ def read_texts(path: Path) -> Texts:
         if not (is_folder or is_file or path.exists()):
             raise DataError(
                 f"no file or folder at {path}",
-                required="a text file, a folder of text files, or a named corpus: stdlib, tiny_shakespeare",
+                required="a text file, a folder of text files, or a named corpus: stdlib, tiny_shakespeare, synthetic",
                 next_step=f"check the spelling; the current folder is {Path.cwd()}",
             )
     except OSError as error:

@@ -107,12 +107,40 @@ def test_validation_predicts_every_byte_but_the_first_once_and_in_order(
     assert seen == list(range(1, length))
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 12), context=st.integers(1, 15), batch_size=st.integers(1, 9), epoch=st.integers(0, 2),
+    wide=st.booleans(),
+)  # fmt: skip
+def test_sequences_are_used_whole_and_each_once_an_epoch(
+    count: int, context: int, batch_size: int, epoch: int, wide: bool
+) -> None:
+    offset, dtype = (1000, np.uint16) if wide else (0, np.uint8)
+    text = (np.arange(count * (context + 1)) + offset).astype(dtype)
+    batches = Batches(text, context, batch_size, seed=3, rows=True)
+    assert batches.windows_per_epoch == count
+    targets = predicted(batches, epoch * count, (epoch + 1) * count)
+    rows = [tuple(row[1:]) for row in text.reshape(count, context + 1).tolist()]
+    assert sorted(targets) == rows  # the first token of each is never a target, no window crosses two
+    held = [row for _, t in validation_windows(text, context, batch_size, rows=True) for row in map(tuple, t.tolist())]
+    assert held == rows
+
+
+def test_sequences_that_are_cut_short_are_refused() -> None:
+    for make in (
+        lambda: Batches(ASCENDING[:10], 3, 1, 0, rows=True),
+        lambda: validation_windows(ASCENDING[:9], 3, 1, True),
+    ):
+        with pytest.raises(DataError, match="tokens in sequences of 4"):
+            make()
+
+
 @pytest.mark.parametrize(
     ("context", "batch_size", "seed", "length", "message"),
     [
         (0, 1, 0, 9, "context 0 and batch size 1"),
         (4, 0, 0, 9, "context 4 and batch size 0"),
-        (9, 1, 0, 9, "a text of 9 bytes with context 9\n.*at least 10 bytes"),
+        (9, 1, 0, 9, "a text of 9 tokens with context 9\n.*at least 10 tokens"),
         (4, 1, -1, 9, "seed -1"),
         (4, 1, 2**64, 9, "seed 18446744073709551616"),
     ],
@@ -133,5 +161,5 @@ def test_other_misuse_is_refused() -> None:
         Batches(ASCENDING, 4, 1, 0).batch_at(-1)
     with pytest.raises(DataError, match="type int64"):
         Batches(np.arange(9), 4, 1, 0)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="a text of 1 bytes"):
+    with pytest.raises(DataError, match="a text of 1 tokens"):
         validation_windows(ASCENDING[:1], 4, 1)

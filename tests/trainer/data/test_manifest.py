@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from karat.trainer.data.disjoint import Overlap
-from karat.trainer.data.manifest import FileRecord, Manifest
+from karat.trainer.data.manifest import FileRecord, Manifest, TokenRecord
 
 MANIFEST = Manifest(
     source="corpus",
@@ -32,16 +32,37 @@ def test_the_digest_is_of_sorted_json_without_spaces() -> None:
     assert MANIFEST.digest == hashlib.sha256(CANONICAL.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("field", sorted(set(Manifest.model_fields) - {"files", "overlap"}))
+@pytest.mark.parametrize("field", sorted(set(Manifest.model_fields) - {"files", "overlap", "tokens"}))
 def test_each_field_is_in_the_digest(field: str) -> None:
     value = getattr(MANIFEST, field)
     other = value + 1 if isinstance(value, int) else f"{value}x"
     assert MANIFEST.model_copy(update={field: other}).digest != MANIFEST.digest
 
 
-def test_it_survives_a_round_trip() -> None:
-    again = Manifest.model_validate_json(MANIFEST.canonical_json())
-    assert again == MANIFEST
+TOKENS = TokenRecord(
+    kind="bpe",
+    vocab=300,
+    tokenizer_sha256="03",
+    train_tokens=1,
+    validation_tokens=1,
+    train_tokens_sha256="04",
+    validation_tokens_sha256="05",
+)
+
+
+@pytest.mark.parametrize("field", sorted(set(TokenRecord.model_fields) - {"kind"}))
+def test_the_tokens_are_in_the_digest_with_all_that_is_known_of_them(field: str) -> None:
+    value = getattr(TOKENS, field)
+    other = TOKENS.model_copy(update={field: value + 1 if isinstance(value, int) else f"{value}x"})
+    digests = {MANIFEST.model_copy(update={"tokens": tokens}).digest for tokens in (None, TOKENS, other)}
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("tokens", [None, TOKENS])
+def test_it_survives_a_round_trip(tokens: TokenRecord | None) -> None:
+    manifest = MANIFEST.model_copy(update={"tokens": tokens})
+    again = Manifest.model_validate_json(manifest.canonical_json())
+    assert again == manifest
     assert isinstance(again.overlap, Overlap)
 
 
