@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from karat.trainer.gradcheck.compare import (
     LIMITS,
     OUTPUT,
     OWN,
+    REFERENCE,
     TORCH,
     Comparison,
     Result,
@@ -43,6 +45,10 @@ class Checked:
         if Result.FAILED in results:
             return Result.FAILED
         return Result.NOT_TESTED if Result.NOT_TESTED in results else Result.HELD
+
+    def suspect(self, row: Row) -> str:
+        """Who differs on one of its rows."""
+        return row.suspect(forward_agrees=self.rows[0].result is Result.HELD)
 
     def worst(self, opinion: str) -> float | None:
         """The largest error with that opinion; None where it was never compared. NaN is worse than any number."""
@@ -77,7 +83,7 @@ def gradcheck(seed: int, length: int) -> GradCheck:
     """Every layer and the whole models, on inputs drawn by the seed, with sequences of so many tokens."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         cases = [*layers(seed, length), *composites(seed, length)]
-        return GradCheck(seed, length, tuple(checked(case, seed) for case in cases))
+        return GradCheck(seed, length, tuple(_checked_or_failed(case, seed) for case in cases))
 
 
 def checked(case: Case, seed: int) -> Checked:
@@ -107,6 +113,16 @@ def checked(case: Case, seed: int) -> Checked:
 
     rows = [row(OUTPUT, output, 0.0), *(row(name, gradients[name], scale) for name in case.inputs)]
     return Checked(case.part, own.place, case.contains, tuple(rows))
+
+
+def _checked_or_failed(case: Case, seed: int) -> Checked:
+    """As checked; a part of the reference that raises has failed, and the other parts are judged all the same."""
+    try:
+        return checked(case, seed)
+    except Exception as error:  # whatever it is: the inputs are sound
+        raised = Comparison(REFERENCE, Result.FAILED, reason=f"{type(error).__name__}: {error}")
+        place = case.own.place if case.own else ""
+        return Checked(case.part, place, case.contains, (Row(OUTPUT, math.nan, (raised,)),))
 
 
 def _by_autograd(voice: Own, inputs: Arrays, cotangent: Array) -> dict[str, Array] | str:

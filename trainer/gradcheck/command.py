@@ -10,7 +10,7 @@ import rich.console
 
 from karat.core.errors import ConfigError
 from karat.trainer.gradcheck.check import gradcheck
-from karat.trainer.gradcheck.render import as_json, rich_view
+from karat.trainer.gradcheck.render import as_json, lines, table
 
 LENGTH, LONGEST = 5, 16
 LARGEST_SEED = 2**32 - 1
@@ -35,7 +35,10 @@ def check_gradients(options: argparse.Namespace) -> int:
         print(json.dumps(as_json(check), indent=2, ensure_ascii=False, allow_nan=False))
     else:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
-        rich.console.Console(width=width, highlight=False).print(rich_view(check))
+        console = rich.console.Console(width=width, highlight=False)
+        console.print(table(check))
+        for line in lines(check):
+            console.print(line, soft_wrap=True)
     return check.exit_code
 
 

@@ -18,7 +18,7 @@ No wrong gradient is near to either.
 """
 ELEMENTWISE = 24
 """Tensors of at most so many elements are differentiated element by element, larger ones in DIRECTIONS directions."""
-DIRECTIONS = 12
+DIRECTIONS = 6
 """Random vectors of +1 and -1. A gradient's error is orthogonal to all of them by no chance worth naming."""
 
 Weighted = Callable[[Array, Array], float]

@@ -22,7 +22,7 @@ from karat.trainer.gradcheck.case import (
     Own,
     Tensors,
 )
-from karat.trainer.models.attention import rotary_table, rotate
+from karat.trainer.models import attention as trainers_attention
 from karat.trainer.objectives.next_token import next_token_loss
 from karat.trainer.reference import attention, linear, normalization, rotary, softmax
 from karat.trainer.reference.arrays import Array, Mask
@@ -43,7 +43,7 @@ def layers(seed: int, length: int) -> list[Case]:
 
 def table_of(length: int) -> Array:
     """The trainer's rotary table, as doubles."""
-    table: Array = rotary_table(length, HEAD, THETA).double().numpy()
+    table: Array = trainers_attention.rotary_table(length, HEAD, THETA).double().numpy()
     return table
 
 
@@ -115,7 +115,11 @@ def _table(seed: int, length: int) -> Case:
         lambda a: rotary.rotary_table(TABLE_LENGTH, HEAD, THETA),
         lambda dy, a: {},
         lambda t: plain.rotary_table(TABLE_LENGTH, HEAD, THETA),
-        Own(f"{MODELS} rotary_table", lambda t: rotary_table(TABLE_LENGTH, HEAD, THETA).double(), limit=FLOAT32),
+        Own(
+            f"{MODELS} rotary_table",
+            lambda t: trainers_attention.rotary_table(TABLE_LENGTH, HEAD, THETA).double(),
+            limit=FLOAT32,
+        ),
     )
 
 
@@ -125,7 +129,9 @@ def _rope(seed: int, length: int) -> Case:
 
     def trainers(t: Tensors) -> Tensor:
         """Its layout is (B, T, groups, H, K)."""
-        return rotate(t["x"].transpose(1, 2)[:, :, None].contiguous(), turns)[:, :, 0].transpose(1, 2)
+        return trainers_attention.rotate(t["x"].transpose(1, 2)[:, :, None].contiguous(), turns)[:, :, 0].transpose(
+            1, 2
+        )
 
     return Case(
         "rope",

@@ -5,38 +5,45 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from karat.trainer.gradcheck.check import CANNOT_JUDGE, FAILED, HELD, Checked, GradCheck
-from karat.trainer.gradcheck.compare import DIFFERENCES, LIMITS, OPINIONS, OWN, TORCH, Comparison, Result, Row
+from karat.trainer.gradcheck.compare import (
+    DIFFERENCES,
+    LIMITS,
+    OPINIONS,
+    OWN,
+    REFERENCE,
+    TORCH,
+    Comparison,
+    Result,
+    Row,
+)
 from karat.trainer.gradcheck.differences import DIRECTIONS, ELEMENTWISE, STEP, WIDE_STEP
 
 SCHEMA = 1
 VERDICTS = {HELD: "HOLDS", FAILED: "VIOLATED", CANNOT_JUDGE: "CANNOT JUDGE"}
 STYLES = {Result.HELD: "green", Result.FAILED: "bold red", Result.NOT_TESTED: "yellow"}
-TITLES = {OWN: "the trainer's module", TORCH: "plain torch", DIFFERENCES: "differences"}
+TITLES = {OWN: "the trainer's module", TORCH: "plain torch", DIFFERENCES: "differences", REFERENCE: "the reference"}
 MOST_SHOWN = 12
 """Failed tensors that are written out under the table; all of them are in --json."""
 
 
 def verdict_line(check: GradCheck) -> str:
-    """The verdict as one line, with the parts at fault, and those that only follow from them."""
+    """The verdict as one line, with the parts at fault."""
     rows = [row for part in check.parts for row in part.rows]
     told = VERDICTS[check.exit_code]
     if check.exit_code == FAILED:
-        also = [p.part for p in check.parts if p.result is Result.FAILED and p.part not in check.at_fault]
-        follows = f"; made of what is: {', '.join(also)}" if also else ""
-        return f"{told}: at fault: {', '.join(check.at_fault)}{follows}"
+        return f"{told}: at fault: {', '.join(check.at_fault)}"
     if check.exit_code == CANNOT_JUDGE:
         open_ = sum(row.result is Result.NOT_TESTED for row in rows)
         return f"{told}: {open_} of {len(rows)} tensors not tested; none of the others failed"
     return f"{told}: {len(rows)} tensors of {len(check.parts)} parts"
 
 
-def rich_view(check: GradCheck) -> Group:
-    """The table, one row a part with its largest errors; what failed and what was not tested; the verdict."""
+def table(check: GradCheck) -> Table:
+    """One row a part, with its largest errors."""
     shown = Table(title=f"relative errors of outputs and gradients, seed {check.seed}, sequence length {check.length}")
     shown.add_column("part", no_wrap=True)
     shown.add_column("tensors", justify="right")
@@ -45,12 +52,23 @@ def rich_view(check: GradCheck) -> Group:
     shown.add_column("result", no_wrap=True)
     shown.add_column("the trainer's module is")
     for part in check.parts:
-        errors = [_number(part.worst(opinion)) for opinion in OPINIONS]
+        errors = [_worst(part, opinion) for opinion in OPINIONS]
         result = Text(part.result, style=STYLES[part.result])
         shown.add_row(part.part, str(len(part.rows)), *errors, result, part.place or "none")
-    notes = [Text(line) for line in (*failures(check), *not_tested(check))]
+    return shown
+
+
+def lines(check: GradCheck) -> list[Text]:
+    """What stands under the table: what failed, what only follows from it, what was not tested, the verdict."""
     style = {HELD: "bold green", FAILED: "bold red", CANNOT_JUDGE: "bold yellow"}[check.exit_code]
-    return Group(shown, *notes, Text(verdict_line(check), style=style))
+    said = [Text(line) for line in (*failures(check), *follows(check), *not_tested(check))]
+    return [*said, Text(verdict_line(check), style=style)]
+
+
+def follows(check: GradCheck) -> list[str]:
+    """The parts that failed and are made of one that did."""
+    others = [p.part for p in check.parts if p.result is Result.FAILED and p.part not in check.at_fault]
+    return [f"made of what failed: {', '.join(others)}"] if others else []
 
 
 def failures(check: GradCheck) -> list[str]:
@@ -82,14 +100,23 @@ def not_tested(check: GradCheck) -> list[str]:
 
 def _failure(part: Checked, row: Row) -> str:
     errors = ", ".join(_told(c) for c in row.comparisons)
-    return f"FAILED {part.part}: {row.tensor}: {errors}: {row.suspect()}"
+    return f"FAILED {part.part}: {row.tensor}: {errors}: {part.suspect(row)}"
 
 
 def _told(comparison: Comparison) -> str:
     if comparison.result is Result.NOT_TESTED:
         return f"{TITLES[comparison.opinion]} not tested"
+    if comparison.error is None:
+        return f"{TITLES[comparison.opinion]}: {comparison.reason}"
     sign = ">" if comparison.result is Result.FAILED else "<="
     return f"{TITLES[comparison.opinion]} {_number(comparison.error)} {sign} {_number(comparison.limit)}"
+
+
+def _worst(part: Checked, opinion: str) -> str:
+    """The largest error, with its limit where that is not the column's."""
+    limits = {c.limit for row in part.rows for c in row.comparisons if c.opinion == opinion and c.limit is not None}
+    other = "".join(f" <= {_number(limit)}" for limit in limits if limit != LIMITS[opinion])
+    return f"{_number(part.worst(opinion))}{other}"
 
 
 def _number(error: float | None) -> str:
@@ -118,14 +145,14 @@ def as_json(check: GradCheck) -> dict[str, Any]:
                 "result": part.result.value,
                 "trainers_module": part.place or None,
                 "made_of": list(part.contains),
-                "tensors": [_row(row) for row in part.rows],
+                "tensors": [_row(part, row) for row in part.rows],
             }
             for part in check.parts
         ],
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(part: Checked, row: Row) -> dict[str, Any]:
     return {
         "tensor": row.tensor,
         "norm": _plain(row.norm),
@@ -140,7 +167,7 @@ def _row(row: Row) -> dict[str, Any]:
             }
             for c in row.comparisons
         ],
-        **({"suspect": row.suspect()} if row.result is Result.FAILED else {}),
+        **({"suspect": part.suspect(row)} if row.result is Result.FAILED else {}),
     }
 
 
