@@ -28,6 +28,8 @@ from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.explain import explain
 from karat.trainer.gate import gate_of, gate_runs
+from karat.trainer.gradcheck.command import add_options as add_gradcheck_options
+from karat.trainer.gradcheck.command import check_gradients
 from karat.trainer.preflight import preflight_config
 from karat.trainer.presets import PRESETS
 from karat.trainer.run import CANNOT_JUDGE, HOLDS, newest, resume, show_report, start
@@ -72,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
         help="strict (default) judges by current proofs only",
     )  # fmt: skip
     add_options(commands.add_parser("audit", help="judge a finished run from its log alone"))
+    add_gradcheck_options(
+        commands.add_parser("gradcheck", help="every gradient by hand, by autograd and by differences")
+    )
     explained = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
     explained.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
     commands.add_parser("presets", help="the named configurations of trainer run --preset")
@@ -123,6 +128,8 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
             for name, (what, _) in PRESETS.items():
                 print(f"{name:<14} {what}")
             return HOLDS
+        case "gradcheck":
+            return check_gradients(options)
         case "explain":
             return _explain(options.invariant)
         case _:
