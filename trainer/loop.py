@@ -220,11 +220,12 @@ def _after(session: Session, go_on: Callable[[], bool]) -> None:
         _rung(session, go_on)
     elif due:
         loss = bits_per_byte(session.model, session.validation, config.model.context, go_on)
-        session.progress.evaluations.append({"step": step, "bpb": loss})
+        session.evaluated(loss)
     session.progress.after_step_due = False
     every = config.checkpoint.every
     if every is not None and step % every == 0 and step < config.steps:
         session.save()
+    session.save_best()
 
 
 def _rung(session: Session, go_on: Callable[[], bool]) -> None:
@@ -234,7 +235,7 @@ def _rung(session: Session, go_on: Callable[[], bool]) -> None:
     prune = bool(halving.should_prune(loss, float(config.certificate.threshold)))
     finite = loss if math.isfinite(loss) else None
     session.progress.rungs.append({"step": step, "loss": finite, "prune": prune})
-    session.progress.evaluations.append({"step": step, "bpb": finite})
+    session.evaluated(loss)
     session.console.note(
         f"rung {step}: {loss:.4f} bits per byte, should_prune says "
         f"{'prune (recorded; the run goes on to test it)' if prune else 'keep'}"
