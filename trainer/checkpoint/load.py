@@ -28,8 +28,8 @@ from karat.trainer.checkpoint.manifest import (
     read_verified,
 )
 from karat.trainer.checkpoint.meta import Meta
-from karat.trainer.checkpoint.rng import RngState
 from karat.trainer.checkpoint.retention import BEST, NAME, STEP_NAME
+from karat.trainer.checkpoint.rng import RngState
 from karat.trainer.checkpoint.state_tree import join
 from karat.trainer.checkpoint.storage import REPLACED
 

@@ -46,7 +46,9 @@ def write_folder(
         _move_in(partial, target, leaving)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise _storage_error(target, error, sum(len(piece) for content in files.values() for piece in content)) from error
+        raise _storage_error(
+            target, error, sum(len(piece) for content in files.values() for piece in content)
+        ) from error
     except BaseException:  # an interrupt, too, leaves nothing half-written
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -121,9 +121,7 @@ def test_best_is_the_state_of_the_lowest_loss_and_no_alias_of_what_came_after(
     assert not torch.equal(best.model_state["hidden.weight"], states[7]["hidden.weight"])
 
 
-def test_best_is_of_the_step_that_was_evaluated_or_not_written(
-    tmp_path: Path, make_run: Any, make_saver: Any
-) -> None:
+def test_best_is_of_the_step_that_was_evaluated_or_not_written(tmp_path: Path, make_run: Any, make_saver: Any) -> None:
     run, saver = make_run(), make_saver(background=False)
     saver.evaluated(1, 2.0)
     saver.save(run.draft(2))  # another state: it is not what was evaluated

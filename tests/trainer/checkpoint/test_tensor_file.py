@@ -11,7 +11,7 @@ from karat.trainer.checkpoint import tensor_file
 
 
 def every_kind() -> dict[str, Tensor]:
-    tensors = {"odd é\"\\ \n": torch.arange(5.0), "a": torch.tensor(float("nan")), "empty": torch.zeros(0, 3)}
+    tensors = {'odd é"\\ \n': torch.arange(5.0), "a": torch.tensor(float("nan")), "empty": torch.zeros(0, 3)}
     for number, dtype in enumerate(tensor_file.TYPES):
         tensors[f"z{number}"] = torch.ones(number + 1, 2).to(dtype)
         tensors[f"b{number}"] = torch.zeros((), dtype=dtype)
