@@ -158,7 +158,7 @@ class Session:
 
     def _meta(self) -> Meta:
         progress = self.progress
-        last = progress.evaluations[-1] if progress.evaluations else {"bpb": None, "step": 0}
+        last: dict[str, Any] = progress.evaluations[-1] if progress.evaluations else {"bpb": None, "step": 0}
         groups = enumerate(self.optimizer.param_groups)
         return Meta(
             step=progress.step,

@@ -53,8 +53,10 @@ class CheckpointSaver:
         self._not_written: list[tuple[int, NoRoom]] = []
         self._due: tuple[int, float] | None = None
         """Step and loss of the evaluation whose state is to be `best`."""
-        self._best, self._best_before = self._found_best(), None
-        """The loss of `best`, and of the one before it, which stays if the write under way is refused."""
+        self._best = self._found_best()
+        """The loss of `best`, that which is under way included."""
+        self._best_before = self._best
+        """The loss of the one before it, which stays if the write under way is refused."""
 
     @property
     def best_due(self) -> bool:

@@ -65,4 +65,4 @@ def pieces(tensors: Mapping[str, Tensor]) -> Pieces:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()).cast("B")
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
