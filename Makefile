@@ -76,6 +76,7 @@ bench: $(READY)  ## the figures of benchmarks/: ratios in one run
 	$(BIN)/python benchmarks/guard_overhead.py
 	$(BIN)/python benchmarks/verify_time.py
 	$(BIN)/python benchmarks/guard_cost.py
+	$(BIN)/python benchmarks/checkpoint_stall.py
 
 bench-guards: $(READY)  ## which silent bugs the guards catch, and what they say of clean runs
 	$(BIN)/python benchmarks/guard_detection.py

@@ -203,11 +203,15 @@ class EvalConfig(_Section):
 
 
 class CheckpointConfig(_Section):
-    """How often the state is written, and how many are kept besides `final` and `violation`."""
+    """How often the state is written, and how many are kept besides `best`, `final` and `violation`."""
 
     every: int | None = Field(default=None, ge=1)
     """Steps; resolved to max(1, steps // 4)."""
     keep_last: int = Field(default=2, ge=1)
+    keep_best: bool = True
+    """Whether the state with the lowest validation loss so far is kept as `best`."""
+    background: bool = True
+    """Whether a copy of the state is written while training goes on; it takes as much memory as a checkpoint has bytes."""
 
 
 class RunConfig(_Section):

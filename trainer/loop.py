@@ -243,6 +243,7 @@ def _after(session: Session, go_on: Callable[[], bool]) -> None:
     every = config.checkpoint.every
     if every is not None and step % every == 0 and step < config.steps:
         session.save()
+    session.save_best()
 
 
 def _rung(session: Session, go_on: Callable[[], bool]) -> None:
@@ -252,7 +253,7 @@ def _rung(session: Session, go_on: Callable[[], bool]) -> None:
     prune = bool(halving.should_prune(loss, float(config.certificate.threshold)))
     finite = loss if math.isfinite(loss) else None
     session.progress.rungs.append({"step": step, "loss": finite, "prune": prune})
-    session.evaluated(finite)
+    session.evaluated(loss)
     session.console.note(
         f"rung {step}: {loss:.4f} {session.corpus.unit}, should_prune says "
         f"{'prune (recorded; the run goes on to test it)' if prune else 'keep'}"

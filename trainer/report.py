@@ -18,13 +18,14 @@ from karat.core.render_markdown import run_markdown
 from karat.core.report import RunReport, digest_holds, write_report, write_text
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants.catalogue import BUILT_IN, found
+from karat.invariants.runtime.ledger import read_rows
 from karat.invariants.runtime.monitor import NOT_EXERCISED
 from karat.invariants.standing import cite
 from karat.trainer.data.corpus import Corpus
 from karat.trainer.loop import certificate_breach
 from karat.trainer.models.attention import SAMPLED
 from karat.trainer.observables import why_not
-from karat.trainer.session import Session
+from karat.trainer.session import REFUSED, Session
 
 NOT_ON_DUTY = {
     "INV-1": "the run is shorter than three of its windows",
@@ -77,7 +78,10 @@ def build_report(
             "threads": str(torch.get_num_threads()),
         },
         revision=code_revision(Path(__file__).parents[1]),
-        timing={"training and evaluation": round(session.elapsed(), 1)},
+        timing={
+            "training and evaluation": round(session.elapsed(), 1),
+            "of it stalled by checkpoints": round(session.saver.stalled, 3),
+        },
         weights=_weights(session) if bpb is not None else "",
         averaged_bpb=averaged if averaged is not None and math.isfinite(averaged) else None,
         loss_unit=session.corpus.unit,
@@ -264,6 +268,8 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
     notes += [f"{p.invariant}: {cite(p)}" for p in session.proofs if not p.current]
     for guard in on_duty.values():
         notes += [f"{guard.invariant.id}: {limit}" for limit in guard.invariant.limits]
+    rows = list(read_rows(session.ledger.path))
+    notes += [f"a checkpoint was refused: {row['reason']}" for row in rows if row.get("event") == REFUSED]
     if bpb is None:
         notes.append("no validation loss: the run did not reach its end")
     return notes

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from karat.core.errors import CheckpointError, ConfigError, StorageError
+from karat.core.errors import CheckpointError, ConfigError, KaratError, StorageError
 from karat.core.policy import Policy
 from karat.core.render_markdown import run_markdown
 from karat.core.report import write_text
 from karat.invariants.runtime.monitor import NOT_EXERCISED, Stopped
 from karat.trainer.checkpoint import latest_checkpoint, load_checkpoint
+from karat.trainer.checkpoint.retention import FINAL
 from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
@@ -33,7 +34,7 @@ from karat.trainer.loop import (
 )
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, read_run_report, write_run_report
-from karat.trainer.session import Session, open_session, take_up
+from karat.trainer.session import REFUSED, Session, open_session, take_up
 from karat.trainer.signals import StopRequest
 
 RUNS = Path("runs")
@@ -141,6 +142,12 @@ def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Sessi
     session = open_session(config, out, console)
     try:
         yield session
+    except BaseException:  # it goes before what may have gone wrong on the thread, which is said
+        try:
+            session.saver.finish()
+        except KaratError as error:
+            console.warn(str(error))
+        raise
     finally:
         session.log.close()
         session.ledger.close()
@@ -149,7 +156,7 @@ def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Sessi
 def keep_rows_before(path: Path, step: int) -> None:
     """Drops the rows of a log that the resumed run will write again, and rows that are damaged.
 
-    A START row of the ledger has step 0 and stays; a rung's or a checkpoint's row at `step` was written before it.
+    A START row of the ledger has step 0 and stays; a rung's or a refusal's row at `step` is not written again.
     """
     if not path.is_file():
         return
@@ -157,7 +164,7 @@ def keep_rows_before(path: Path, step: int) -> None:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             row = json.loads(line)
-            before = row["step"] < step or (row.get("event") == "check" and row["step"] == step)
+            before = row["step"] < step or (row.get("event") in ("check", REFUSED) and row["step"] == step)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
         if before and line.endswith("\n"):
@@ -177,7 +184,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         with console.start(session.progress.step, session.config.steps):
             train(session, stop.go_on, disturb)
         check_end(session)
-        session.save("final")
+        session.save(FINAL)
         averaged = averaged_loss(session, stop.go_on)
         bpb = final_loss(session, stop.go_on)
         kinds = losses_by_kind(session, stop.go_on)
@@ -186,7 +193,9 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
                 f"the final validation loss is {bpb}", required="a finite number", next_step="lower optim.lr"
             )
         session.evaluated(bpb)
+        session.save(FINAL)  # again, now that its loss is known
         hold_certificate(session, bpb)
+        session.saver.finish()
         code, outcome = _judge_ending(session)
     except (Stopped, Diverged) as error:
         session.save("violation")
@@ -196,6 +205,7 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         session.save()
         code, outcome = CANNOT_JUDGE, f"interrupted by {stop.requested}"
         message = f"{outcome} at step {session.progress.step}; to go on: trainer resume {out}"
+    session.saver.finish()
     if not all((out / name).is_file() for name in (CONFIG, "log.jsonl", "ledger.jsonl")):
         raise StorageError(
             f"{out} lost its files while the run was at work, so there is no evidence of it",
@@ -222,6 +232,8 @@ def _judge_ending(session: Session) -> tuple[int, str]:
     idle = monitor.not_exercised()
     if idle and session.config.policy is Policy.STRICT:
         return CANNOT_JUDGE, f"finished, but {', '.join(idle)} {NOT_EXERCISED}"
+    if session.saver.kept.get(FINAL) != session.progress.step:
+        return CANNOT_JUDGE, "finished, but there was no room for its final weights"
     if session.config.policy is Policy.OFF:
         return HOLDS, "finished, with guards off"
     return HOLDS, "finished, every guard held"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,19 @@ from karat.invariants.standing import demand_current, standings
 from karat.trainer import observables
 from karat.trainer.checkpoint import (
     Checkpoint,
+    CheckpointSaver,
+    Draft,
+    Meta,
+    NoRoom,
     capture_rng,
+    draft,
+    measured,
     require_same_config,
     restore_model,
     restore_optimizer,
     restore_rng,
-    save_checkpoint,
 )
+from karat.trainer.checkpoint.retention import BEST
 from karat.trainer.config import RunConfig
 from karat.trainer.console import Console
 from karat.trainer.data.batches import Batches
@@ -41,6 +49,9 @@ from karat.trainer.objectives.nca import NcaObjective, near_equal_classes
 from karat.trainer.objectives.training import TrainingObjective
 from karat.trainer.optim.build import Rates, build_optimizer
 from karat.trainer.optim.ema import WeightAverage
+
+REFUSED = "checkpoint refused"
+"""The ledger's event of a checkpoint for which there was no room."""
 
 
 @dataclass
@@ -95,10 +106,39 @@ class Session:
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
 
-    def save(self, name: str | None = None) -> Path:
-        """Writes a checkpoint of the state before step `progress.step`."""
-        return save_checkpoint(
+    @cached_property
+    def saver(self) -> CheckpointSaver:
+        """What writes the run's checkpoints; made at the first use, when the folder is this run's."""
+        settings = self.config.checkpoint
+        return CheckpointSaver(
             self.checkpoints,
+            keep_last=settings.keep_last,
+            keep_best=settings.keep_best,
+            background=settings.background,
+            refused=self._refused,
+            say=self.console.warn,
+        )
+
+    def save(self, name: str | None = None) -> None:
+        """Writes a checkpoint of the state before step `progress.step`; `best`, too, when this state is the best."""
+        self.saver.save(self._draft(), name)
+
+    def save_best(self) -> None:
+        """The same under the name `best` alone, if the state's evaluation was the lowest and it was not saved since."""
+        if self.saver.best_due:
+            self.save(BEST)
+
+    def evaluated(self, bpb: float) -> None:
+        """Takes note of the validation loss of the present state, in bits per byte."""
+        finite, step = bpb if math.isfinite(bpb) else None, self.progress.step
+        before = [row for row in self.progress.evaluations if row["step"] != step]  # a resumed run may judge it again
+        row = {"step": step, "bpb": finite, "seconds": round(self.elapsed(), 3)}
+        self.progress.evaluations = [*before, row]
+        self.saver.evaluated(step, finite)
+
+    def _draft(self) -> Draft:
+        """The whole state, as a checkpoint will hold it."""
+        return draft(
             step=self.progress.step,
             model_state=self.objective.state_dict(),
             optimizer_state=self.optimizer.state_dict(),
@@ -114,14 +154,29 @@ class Session:
             rng=capture_rng(),
             config_digest=self.config.digest,
             settings=self.config.trajectory,
-            keep_last=self.config.checkpoint.keep_last,
-            name=name,
+            meta=self._meta(),
         )
 
-    def evaluated(self, bpb: float | None) -> None:
-        """Notes a validation loss in bits per byte, with the step and the seconds of the run so far."""
-        row = {"step": self.progress.step, "bpb": bpb, "seconds": round(self.elapsed(), 3)}
-        self.progress.evaluations.append(row)
+    def _meta(self) -> Meta:
+        progress = self.progress
+        last: dict[str, Any] = progress.evaluations[-1] if progress.evaluations else {"bpb": None, "step": 0}
+        groups = enumerate(self.optimizer.param_groups)
+        return Meta(
+            step=progress.step,
+            training_loss=measured(progress.last_loss, progress.step - 1),
+            validation_loss=measured(last["bpb"], last["step"]),
+            learning_rates={str(group.get("name", number)): float(group["lr"]) for number, group in groups},
+            seconds=round(self.elapsed(), 3),
+            parameters=sum(parameter.numel() for parameter in self.objective.parameters()),
+            config_digest=self.config.digest,
+            data_digest=self.corpus.manifest.digest,
+        )
+
+    def _refused(self, step: int, error: NoRoom) -> None:
+        """A checkpoint that was not written is told, and stays on record: the report reads it from the ledger."""
+        self.console.warn(f"{error.seen}\n  required  {error.required}\n  next      {error.next_step}")
+        row = {"event": REFUSED, "phase": "saving", "step": step, "checkpoint": error.target.name}
+        self.ledger.write({**row, "needed": error.needed, "free": error.free, "reason": error.seen})
 
     def duty(self) -> dict[str, str]:
         """The policy and what each guard requires: what a report's claim is about."""

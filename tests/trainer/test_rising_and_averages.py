@@ -175,7 +175,8 @@ def test_no_averages_no_guard_and_the_weights_do_not_notice(tiny: Trainer, tmp_p
 
 
 def test_a_resumed_run_takes_up_windows_and_averages_bit_for_bit(tiny: Trainer, tmp_path: Path) -> None:
-    settings = ("steps=20", "descent.window=4", "checkpoint.every=5", "checkpoint.keep_last=9", "ema.hull_every=3")
+    settings = ("steps=20", "descent.window=4", "checkpoint.every=5", "checkpoint.keep_last=9", "ema.hull_every=3",
+                "checkpoint.keep_best=false")  # fmt: skip
     assert tiny(*settings) == 0
     run = tmp_path / "run"
     whole, rows = load_checkpoint(run / "checkpoints" / "final"), list(read_rows(run / "log.jsonl"))

@@ -17,6 +17,7 @@ from karat.core.errors import CheckpointError
 from karat.trainer.checkpoint.manifest import (
     FILES,
     MANIFEST,
+    META,
     MODEL,
     NEXT,
     OPTIMIZER,
@@ -26,8 +27,9 @@ from karat.trainer.checkpoint.manifest import (
     read_manifest,
     read_verified,
 )
+from karat.trainer.checkpoint.meta import Meta
+from karat.trainer.checkpoint.retention import BEST, NAME, STEP_NAME
 from karat.trainer.checkpoint.rng import RngState
-from karat.trainer.checkpoint.save import NAME, STEP_NAME
 from karat.trainer.checkpoint.state_tree import join
 from karat.trainer.checkpoint.storage import REPLACED
 
@@ -46,6 +48,8 @@ class Checkpoint:
     settings: dict[str, Any]
     model: dict[str, TensorEntry]
     """Name -> type and shape of the model's tensors."""
+    meta: Meta | None = None
+    """What meta.json says; None for format version 1, which has none."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             model_state[name] = model_state[first]
         rng = RngState(**tree["rng"])
         optimizer_state, extra = tree["optimizer"], tree["extra"]
+        meta = Meta.model_validate_json(contents[META]) if META in contents else None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         seen = f"{path} agrees with its manifest but does not read as a checkpoint: {error!r}"
         raise CheckpointError(seen, required="files that karat wrote", next_step=NEXT) from error
@@ -76,15 +81,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(seen, required="the tensors in the manifest", next_step=NEXT)
     return Checkpoint(
         path, manifest.step, model_state, optimizer_state, extra, rng, manifest.config_digest, manifest.settings,
-        manifest.model,
+        manifest.model, meta,
     )  # fmt: skip
 
 
 def latest_checkpoint(folder: Path) -> Latest:
     """The newest checkpoint in `folder` that is complete, every hash checked, and why each newer one is not.
 
-    Newest is by steps done; of equal ones, a step folder before `final` before `violation`. CheckpointError if none
-    is complete.
+    Newest is by steps done; of equal ones, a step folder before `final` before `violation` before `best`.
+    CheckpointError if none is complete.
     """
     damaged: list[str] = []
     for path in _newest_first(folder):
@@ -116,14 +121,14 @@ def _is_checkpoint(path: Path) -> bool:
     return bool(NAME.fullmatch(path.name)) and any((path / file).exists() for file in (*FILES, MANIFEST))
 
 
-def _age(path: Path) -> tuple[float, bool, str]:
+def _age(path: Path) -> tuple[float, bool, bool, str]:
     """A key that sorts the newest first: by steps done; a named one that does not say how many comes before all."""
     match = STEP_NAME.fullmatch(path.name.removeprefix(REPLACED))
     try:
         step: float = read_manifest(path).step
     except CheckpointError:
         step = int(match[1]) if match else math.inf
-    return -step, match is None, path.name
+    return -step, match is None, path.name.removeprefix(REPLACED) == BEST, path.name
 
 
 def model_differences(required: Mapping[str, TensorEntry], seen: Mapping[str, TensorEntry]) -> list[str]:

@@ -17,14 +17,18 @@ from torch import Tensor
 
 from karat.core.errors import CheckpointError
 from karat.core.provenance import digest
+from karat.trainer.checkpoint.tensor_file import Pieces
 
 FORMAT = "karat-checkpoint"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-FILES = (MODEL, OPTIMIZER, STATE)
+META = "meta.json"
+FILES = (MODEL, OPTIMIZER, STATE, META)
+FILES_OF = {1: (MODEL, OPTIMIZER, STATE), VERSION: FILES}
+"""Format version -> the files that a manifest lists. Version 1 is read, not written."""
 
 NEXT = "trainer resume RUN takes the newest complete checkpoint"
 
@@ -71,9 +75,12 @@ def describe(state: Mapping[str, Tensor]) -> dict[str, TensorEntry]:
     }
 
 
-def entry(content: bytes) -> FileEntry:
+def entry(content: Pieces) -> FileEntry:
     """The size and hash of a file's content."""
-    return FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    hashed = hashlib.sha256()
+    for piece in content:
+        hashed.update(piece)
+    return FileEntry(bytes=sum(map(len, content)), sha256=hashed.hexdigest())
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -93,10 +100,11 @@ def read_manifest(path: Path) -> Manifest:
             raise ValueError(f"it is no {FORMAT}")
     except (ValueError, RecursionError) as error:
         raise _altered(path, str(error)) from None
-    if record.get("version") != VERSION:
+    version = record.get("version")
+    if type(version) is not int or version not in FILES_OF:
         raise CheckpointError(
-            f"{path} has format version {record.get('version')!r}",
-            required=f"version {VERSION}",
+            f"{path} has format version {version!r}",
+            required=f"version {' or '.join(map(str, FILES_OF))}",
             next_step="load it with the karat that wrote it",
         )
     record.pop("digest", None)  # compared below, with every other byte
@@ -107,7 +115,7 @@ def read_manifest(path: Path) -> Manifest:
         raise _altered(path, str(error).splitlines()[0]) from None
     if not intact:
         raise _altered(path, "its digest differs")
-    if set(manifest.files) != set(FILES):
+    if set(manifest.files) != set(FILES_OF[manifest.version]):
         raise _altered(path, f"it lists the files {sorted(manifest.files)}")
     return manifest
 
@@ -116,9 +124,9 @@ def read_verified(path: Path) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the bytes of each file, all agreeing; CheckpointError names the first file that does not."""
     manifest = read_manifest(path)
     contents = {}
-    for name in FILES:
+    for name in FILES_OF[manifest.version]:
         content, required = read_file(path, name), manifest.files[name]
-        seen = entry(content)
+        seen = entry([content])
         if seen.bytes != required.bytes:
             raise CheckpointError(
                 f"{path / name} has {seen.bytes:,} bytes: it was cut off or altered",

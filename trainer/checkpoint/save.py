@@ -1,39 +1,83 @@
-"""Saving: the whole state of a run as one folder, written atomically, and the oldest ones removed after it."""
+"""Saving: the whole state of a run as one folder, written atomically; older ones leave at the instant it arrives."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
-from karat.core.errors import CheckpointError
+from karat.trainer.checkpoint import tensor_file
 from karat.trainer.checkpoint.manifest import (
     FILES,
     MANIFEST,
+    META,
     MODEL,
     OPTIMIZER,
     STATE,
+    FileEntry,
     Manifest,
+    TensorEntry,
     describe,
     entry,
     manifest_bytes,
-    read_manifest,
 )
+from karat.trainer.checkpoint.meta import Meta, meta_bytes
+from karat.trainer.checkpoint.retention import NAME, step_name, surplus
 from karat.trainer.checkpoint.rng import RngState
+from karat.trainer.checkpoint.space import FreeBytes, free_bytes, require_room
 from karat.trainer.checkpoint.state_tree import JSON, apart, split, stored_once
-from karat.trainer.checkpoint.storage import remove_folder, write_folder
+from karat.trainer.checkpoint.storage import write_folder
 
-STEP_NAME = re.compile(r"step-(\d{6,})")
-NAME = re.compile(r"(?!step-)[a-z][a-z0-9-]*")
+UNKNOWN_HASH = "0" * 64
 
 
-def save_checkpoint(
-    folder: Path,
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A checkpoint to be: its plain data as they were when it was made, its tensors the run's own until `held`."""
+
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """File -> name -> tensor."""
+    plain: Mapping[str, bytes]
+    model: dict[str, TensorEntry]
+    config_digest: str
+    settings: dict[str, JSON]
+
+    def held(self, hold: Callable[[str, Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Draft:
+        """The same with each file's tensors replaced by hold(file, tensors): contiguous, on the CPU."""
+        return replace(self, tensors={file: hold(file, tensors) for file, tensors in self.tensors.items()})
+
+    def manifest(self, files: dict[str, FileEntry]) -> bytes:
+        """The manifest's text, the files being these."""
+        return manifest_bytes(
+            Manifest(
+                step=self.step, config_digest=self.config_digest, settings=self.settings, model=self.model, files=files
+            )
+        )
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the folder's files, exactly: a hash has its length before it is known."""
+        sizes = {file: tensor_file.size(tensors) for file, tensors in self.tensors.items()}
+        sizes |= {file: len(content) for file, content in self.plain.items()}
+        files = {file: FileEntry(bytes=sizes[file], sha256=UNKNOWN_HASH) for file in FILES}
+        return sum(sizes.values()) + len(self.manifest(files))
+
+    def contents(self) -> dict[str, tensor_file.Pieces]:
+        """File -> content, the manifest last; the tensors are those of `held`."""
+        contents: dict[str, tensor_file.Pieces] = {
+            file: tensor_file.pieces(self.tensors[file]) if file in self.tensors else [self.plain[file]]
+            for file in FILES
+        }
+        return {**contents, MANIFEST: [self.manifest({file: entry(content) for file, content in contents.items()})]}
+
+
+def draft(
     *,
     step: int,
     model_state: Mapping[str, Tensor],
@@ -41,40 +85,67 @@ def save_checkpoint(
     extra: Mapping[str, Any],
     rng: RngState,
     config_digest: str,
-    keep_last: int,
     settings: Mapping[str, JSON] | None = None,
-    name: str | None = None,
+    meta: Meta | None = None,
+) -> Draft:
+    """The checkpoint of a run after `step` optimizer steps. Plain data are taken over now, tensors not yet.
+
+    settings: those behind config_digest (`RunConfig.trajectory`), so that a later difference can be named. meta: what
+    meta.json says. TypeError for a state that is not plain data and dense tensors; ValueError for a negative step.
+    """
+    if step < 0:
+        raise ValueError(f"step must be >= 0, got {step}")
+    tensors, shared = stored_once(model_state)
+    record, state_tensors = split(_tree(optimizer_state, extra, rng, shared))
+    return Draft(
+        step=step,
+        tensors={MODEL: tensors, OPTIMIZER: state_tensors},
+        plain={
+            STATE: json.dumps(record, allow_nan=False).encode(),
+            META: meta_bytes(meta or Meta(step=step, config_digest=config_digest)),
+        },
+        model=describe(model_state),
+        config_digest=config_digest,
+        settings=dict(settings or {}),
+    )
+
+
+def on_cpu(file: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """For `Draft.held`: the run's own tensors, copied only where they are elsewhere or in pieces."""
+    return apart(tensors)
+
+
+def write(checkpoint: Draft, target: Path, keep_last: int) -> None:
+    """Writes a draft that is held; afterwards exactly the newest keep_last step folders remain, this one among them."""
+    write_folder(target, checkpoint.contents(), partial(surplus, target.parent, target, keep_last))
+
+
+def save_checkpoint(
+    folder: Path, *, step: int, keep_last: int, name: str | None = None, free: FreeBytes = free_bytes, **state: Any
 ) -> Path:
     """Writes folder/step-000123, or folder/name ("final", "violation"), whole or not at all; returns its path.
 
-    step: optimizer steps done. settings: the settings behind config_digest (`RunConfig.trajectory`), so that a later
-    difference can be named. Afterwards the newest keep_last step folders remain, this one among them; named ones stay.
-    Raises StorageError where the system refuses, with older checkpoints intact; TypeError for a state that is not
-    plain data and tensors; ValueError for a step, name or keep_last out of range.
+    state: as of `draft`. Afterwards the newest keep_last step folders remain, this one among them; named ones stay.
+    Raises StorageError where the system refuses, NoRoom where there is no space (before a byte is written, if that
+    can be known), with older checkpoints intact; TypeError for a state that is not plain data and tensors; ValueError
+    for a step, name or keep_last out of range.
     """
-    if step < 0 or keep_last < 1:
-        raise ValueError(f"step must be >= 0 and keep_last >= 1, got {step} and {keep_last}")
-    if name is not None and not NAME.fullmatch(name):
-        raise ValueError(f"a checkpoint's name is lower-case letters, digits and '-', not {name!r}")
-    tensors, shared = stored_once(model_state)
-    record, state_tensors = split(_tree(optimizer_state, extra, rng, shared))
-    files = {
-        MODEL: safetensors.torch.save(tensors, {"format": "pt"}),
-        OPTIMIZER: safetensors.torch.save(apart(state_tensors), {"format": "pt"}),
-        STATE: json.dumps(record, allow_nan=False).encode(),
-    }
-    manifest = Manifest(
-        step=step,
-        config_digest=config_digest,
-        settings=dict(settings or {}),
-        model=describe(model_state),
-        files={file: entry(content) for file, content in files.items()},
-    )
-    target = folder / (name or f"step-{step:06d}")
-    write_folder(target, {**files, MANIFEST: manifest_bytes(manifest)})
-    if name is None:
-        _keep_last(folder, target, keep_last)
+    if keep_last < 1:
+        raise ValueError(f"keep_last must be >= 1, got {keep_last}")
+    target = folder / folder_name(step, name)
+    made = draft(step=step, **state)
+    require_room(target, made.size, free)
+    write(made.held(on_cpu), target, keep_last)
     return target
+
+
+def folder_name(step: int, name: str | None) -> str:
+    """The name of a checkpoint's folder; ValueError for one that is no name."""
+    if name is None:
+        return step_name(step)
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a checkpoint's name is lower-case letters, digits and '-', not {name!r}")
+    return name
 
 
 def _tree(
@@ -91,26 +162,3 @@ def _tree(
             "generators": rng.generators,
         },
     }
-
-
-def step_folders(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of each folder/step-NNNNNN, rising by step."""
-    found = ((STEP_NAME.fullmatch(path.name), path) for path in folder.iterdir() if path.is_dir())
-    return sorted((int(match[1]), path) for match, path in found if match)
-
-
-def _keep_last(folder: Path, written: Path, keep_last: int) -> None:
-    """Keeps `written` and the newest others, complete ones before ones that a file is missing of or is cut off in."""
-    others = [(_looks_complete(path), step, path) for step, path in step_folders(folder) if path != written]
-    others.sort(reverse=True)
-    for _, _, path in others[keep_last - 1 :]:
-        remove_folder(path)
-
-
-def _looks_complete(path: Path) -> bool:
-    """Whether the manifest is whole and each file has its size; hashes are for loading, they take as long."""
-    try:
-        manifest = read_manifest(path)
-        return all((path / name).stat().st_size == manifest.files[name].bytes for name in FILES)
-    except (CheckpointError, OSError):
-        return False

@@ -96,7 +96,7 @@ def _put(tensor: Tensor, place: tuple[str, ...], tensors: dict[str, Tensor]) -> 
 
 
 def stored_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors on the CPU with memory of their own, second name -> first name of one tensor under two names).
+    """(tensors, each once; second name -> first name of one tensor under two names). Nothing is copied.
 
     A tied head and its embedding are one tensor: it is written once and is one tensor again after loading. TypeError
     for a state that holds something other than dense tensors.
@@ -112,7 +112,7 @@ def stored_once(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
             shared[name] = first[view]
         else:
             first[view] = name
-    return apart({name: tensor for name, tensor in state.items() if name not in shared}), shared
+    return {name: tensor.detach() for name, tensor in state.items() if name not in shared}, shared
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

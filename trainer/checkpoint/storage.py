@@ -4,7 +4,7 @@ It is written beside its place under a hidden name, flushed to the disk, then re
 leaves behind; `recover` settles them before the next write:
 
     .partial-NAME    being written, or being removed: worthless
-    .replaced-NAME   the old NAME while the new one moves in: NAME again if the new one never arrived
+    .replaced-NAME   an old one that stepped aside while a new one moves in: NAME again, unless there is another NAME
 
 One writer per folder is assumed (a run owns its folder).
 """
@@ -13,20 +13,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from karat.core.errors import StorageError
+from karat.trainer.checkpoint.space import FULL, NoRoom
+from karat.trainer.checkpoint.tensor_file import Pieces
 
 PARTIAL = ".partial-"
 REPLACED = ".replaced-"
 
 
-def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(
+    target: Path, files: Mapping[str, Pieces], outgoing: Callable[[], Sequence[Path]] = lambda: ()
+) -> None:
     """Writes `target` with these files, durably and atomically; an old `target` stays until the new one is complete.
 
-    StorageError where the system refuses (no space, no permission, no folder); then the old one is in place and
-    nothing of the new one is left.
+    outgoing: asked when the new one is complete; the folders that it names step aside at the instant when the new one
+    moves in, and are removed after it. StorageError where the system refuses (NoRoom: no space; no permission, no
+    folder); then the old ones are in place and nothing of the new one is left.
     """
     parent = target.parent
     partial = parent / f"{PARTIAL}{target.name}"
@@ -37,20 +42,26 @@ def write_folder(target: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             write_file(partial / name, content)
         sync_folder(partial)
-        _move_in(partial, target)
+        leaving = outgoing()
+        _move_in(partial, target, leaving)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise _storage_error(target, error, sum(map(len, files.values()))) from error
+        raise _storage_error(
+            target, error, sum(len(piece) for content in files.values() for piece in content)
+        ) from error
     except BaseException:  # an interrupt, too, leaves nothing half-written
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(parent / f"{REPLACED}{target.name}", ignore_errors=True)
+    shutil.rmtree(_aside(target), ignore_errors=True)
+    for path in leaving:
+        _remove(path, _aside(path))
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: Pieces) -> None:
     """Writes a new file and flushes it to the disk."""
     with path.open("xb") as file:
-        file.write(content)
+        for piece in content:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 
@@ -78,37 +89,46 @@ def recover(parent: Path) -> None:
         shutil.rmtree(left)
 
 
-def remove_folder(path: Path) -> None:
-    """Removes a folder so that a crash midway leaves no damaged folder under its name. StorageError if it cannot."""
+def _remove(path: Path, aside: Path) -> None:
+    """Removes what stepped aside, so that a crash midway leaves no damaged folder under its name."""
     partial = path.parent / f"{PARTIAL}{path.name}"
     try:
-        path.rename(partial)
+        aside.rename(partial)
         shutil.rmtree(partial)
     except OSError as error:
         seen = f"the old checkpoint {path} cannot be removed: {error.strerror or error}"
         raise StorageError(seen, required="a folder that can be written") from error
 
 
-def _move_in(partial: Path, target: Path) -> None:
-    """Renames partial to target, durably; one that is there already steps aside, and comes back if that fails."""
-    aside = target.parent / f"{REPLACED}{target.name}"
-    replaces = target.exists()
-    if replaces:
-        target.rename(aside)
+def _aside(path: Path) -> Path:
+    return path.parent / f"{REPLACED}{path.name}"
+
+
+def _move_in(partial: Path, target: Path, leaving: Sequence[Path]) -> None:
+    """Renames partial to target, durably; those that leave step aside first, and come back if anything fails."""
+    gone: list[Path] = []
+    arrived = False
     try:
+        for path in [*([target] if target.exists() else []), *leaving]:
+            path.rename(_aside(path))
+            gone.append(path)
         partial.rename(target)
+        arrived = True
         sync_folder(target.parent)
     except BaseException:
-        if target.exists():
+        if arrived:
             target.rename(partial)
-        if replaces:
-            aside.rename(target)
+        for path in gone:
+            _aside(path).rename(path)
         raise
 
 
 def _storage_error(target: Path, error: OSError, size: int) -> StorageError:
+    seen = f"{target} was not written: {error.strerror or error}; what was there before is untouched"
+    if error.errno in FULL:
+        return NoRoom(seen, target, needed=size, free=None)
     return StorageError(
-        f"{target} was not written: {error.strerror or error}; what was there before is untouched",
+        seen,
         required=f"{size:,} bytes in a folder that can be written",
         next_step="free some space or mend the folder, then: trainer resume RUN",
     )

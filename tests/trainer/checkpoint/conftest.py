@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from karat.trainer.checkpoint import capture_rng, save_checkpoint
+from karat.trainer.checkpoint import CheckpointSaver, Draft, NoRoom, capture_rng, draft, save_checkpoint
 
 
 class Mlp(nn.Module):
@@ -48,16 +48,21 @@ class Run:
             losses.append(loss.item())
         return losses
 
-    def save(self, folder: Path, step: int, **given: Any) -> Path:
-        arguments: dict[str, Any] = {
+    def state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
             "model_state": self.model.state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "extra": {"loss": 1.25, "position": step},
             "rng": capture_rng(),
             "config_digest": "c0ffee",
-            "keep_last": 3,
         }
-        return save_checkpoint(folder, step=step, **(arguments | given))
+
+    def draft(self, step: int, **given: Any) -> Draft:
+        return draft(**(self.state(step) | given))
+
+    def save(self, folder: Path, step: int, **given: Any) -> Path:
+        return save_checkpoint(folder, **(self.state(step) | {"keep_last": 3} | given))
 
 
 def build_run(seed: int = 0, width: int = 6) -> Run:
@@ -75,3 +80,33 @@ def build_run(seed: int = 0, width: int = 6) -> Run:
 @pytest.fixture
 def make_run() -> Callable[..., Run]:
     return build_run
+
+
+@dataclass
+class Refusals:
+    """What a saver refused: (step, name, why)."""
+
+    rows: list[tuple[int, str, NoRoom]]
+
+    def __call__(self, step: int, error: NoRoom) -> None:
+        self.rows.append((step, error.target.name, error))
+
+    @property
+    def names(self) -> list[tuple[int, str]]:
+        return [(step, name) for step, name, _ in self.rows]
+
+
+@pytest.fixture
+def refusals() -> Refusals:
+    return Refusals([])
+
+
+@pytest.fixture
+def make_saver(tmp_path: Path, refusals: Refusals) -> Callable[..., CheckpointSaver]:
+    """make_saver(keep_last=2, background=False, …): a saver of the folder tmp_path / "checkpoints"."""
+
+    def made(**given: Any) -> CheckpointSaver:
+        settings: dict[str, Any] = {"keep_last": 2, "refused": refusals}
+        return CheckpointSaver(tmp_path / "checkpoints", **(settings | given))
+
+    return made

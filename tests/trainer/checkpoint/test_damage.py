@@ -85,9 +85,9 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_version_is_refused(path: Path) -> None:
-    rewrite(path, version=2)
+    rewrite(path, version=3)
     error = refused(path)
-    assert error.seen == f"{path} has format version 2" and error.required == "version 1"
+    assert error.seen == f"{path} has format version 3" and error.required == "version 1 or 2"
 
 
 def test_another_format_is_refused(path: Path) -> None:
@@ -165,7 +165,7 @@ def test_no_complete_one_is_an_error_that_lists_why(tmp_path: Path, path: Path) 
 
 def test_the_manifest_is_readable_json_with_hashes(path: Path) -> None:
     record = json.loads((path / MANIFEST).read_text())
-    assert record["version"] == 1 and record["step"] == 2
+    assert record["version"] == 2 and record["step"] == 2
     assert record["model"]["hidden.weight"] == {"dtype": "float32", "shape": [6, 6]}
     for name in FILES:
         assert record["files"][name]["sha256"] == hashlib.sha256((path / name).read_bytes()).hexdigest()

@@ -81,7 +81,9 @@ def full_disk_at(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(storage, "write_file", write_half)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "meta.json", "manifest.json"]
+)
 def test_a_full_disk_leaves_the_old_ones_and_nothing_else(
     tmp_path: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -168,7 +170,7 @@ def test_every_file_and_folder_is_flushed_before_the_rename(
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "rename", noted_rename)
     make_run().save(tmp_path, 1)
-    files = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+    files = ["model.safetensors", "optimizer.safetensors", "state.json", "meta.json", "manifest.json"]
     assert events == [*files, ".partial-step-000001", "rename", tmp_path.name]
 
 
