@@ -40,14 +40,20 @@ class JepaConfig(BaseModel):
 
     enabled: bool = Field(default=False, description="train with the JEPA objective")
     weight: float = Field(default=0.25, ge=0, allow_inf_nan=False, description="of the objective in the loss")
-    ratio: float = Field(default=0.3, gt=0, lt=1, description="share of the tokens that is masked, in every row")
+    ratio: float = Field(
+        default=0.3, gt=0, lt=1, allow_inf_nan=False, description="share of the tokens that is masked, in every row"
+    )
     span_low: int = Field(default=3, ge=1, description="shortest span")
     span_high: int = Field(default=9, ge=1, description="longest span")
     heads: int = Field(default=4, ge=1, description="attention heads of the predictor; divides width")
     layers: int = Field(default=2, ge=1, description="blocks of the predictor")
     width: int = Field(default=128, ge=2, description="width of the predictor")
-    ema_start: float = Field(default=0.996, ge=0, lt=1, description="decay of the target's first update")
-    ema_end: float = Field(default=1.0, gt=0, le=1, description="decay of the target at the end of the run")
+    ema_start: float = Field(
+        default=0.996, ge=0, lt=1, allow_inf_nan=False, description="decay of the target's first update"
+    )
+    ema_end: float = Field(
+        default=1.0, gt=0, le=1, allow_inf_nan=False, description="decay of the target at the end of the run"
+    )
     hull_every: int = Field(default=50, ge=1, description="updates between two comparisons of the target with its hull")
     warmup: int = Field(default=100, ge=0, description="steps in which the weight rises to its value; 0: none")
     variance_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="of the variance penalty")
@@ -62,10 +68,16 @@ class JepaConfig(BaseModel):
                 "width / heads must be an even integer, since RoPE turns pairs of coordinates, got width = "
                 f"{self.width} and heads = {self.heads}"
             )
-        low, high = self.averaging.ends
-        if not low < high:
-            raise ValueError(f"ema_start must be below ema_end, got {self.ema_start} and {self.ema_end}")
+        if not self.ema_start < self.ema_end or not self._decay_can_rise():
+            raise ValueError(
+                "ema_start must be below ema_end, with two float64 numbers between them, got "
+                f"{self.ema_start} and {self.ema_end}"
+            )
         return self
+
+    def _decay_can_rise(self) -> bool:
+        low, high = self.averaging.ends
+        return low < high
 
     @property
     def averaging(self) -> Averaging:
