@@ -164,7 +164,7 @@ def probe(model: Transformer, text: Text, settings: Settings, seed: int) -> floa
     for step in range(PROBE_STEPS):
         part = slice(step % 4, None, 4)
         optimizer.zero_grad()
-        F.cross_entropy(linear((x[part] - mean) / std), y[part]).backward()
+        F.cross_entropy(linear((x[part] - mean) / std), y[part]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     x, y = features(text.validation, PROBE_FIRST + seed)
     with torch.no_grad():

@@ -115,7 +115,7 @@ class JepaOutput:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the online or the target features are below a floor of `jepa_collapse`."""
+        """Whether the online or the target features are below a floor at this step; `CollapseWatch` says for how long."""
         return self.online.collapsed or self.target.collapsed
 
 

@@ -28,7 +28,7 @@ def turns(places_BM: Tensor, head_dim: int) -> Tensor:
 
 def turned(x_BMHK: Tensor, turn_BMC: Tensor) -> Tensor:
     """Every pair of coordinates (2i, 2i + 1) of every head turned by its place's angle; float32."""
-    pairs = torch.view_as_complex(x_BMHK.float().unflatten(-1, (-1, 2)).contiguous())
+    pairs = torch.view_as_complex(x_BMHK.float().reshape(*x_BMHK.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turn_BMC[:, :, None, :]).flatten(-2)
 
 

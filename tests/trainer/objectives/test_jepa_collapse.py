@@ -13,7 +13,7 @@ from torch import Tensor
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.jepa import JepaConfig, JepaObjective
-from karat.trainer.objectives.jepa_collapse import RANK_FLOOR, STD_FLOOR, feature_spread, spread_penalty
+from karat.trainer.objectives.jepa_collapse import RANK_FLOOR, STD_FLOOR, CollapseWatch, feature_spread, spread_penalty
 
 
 def healthy(dimension: int, seed: int) -> Tensor:
@@ -115,3 +115,12 @@ def test_an_encoder_forced_to_constants_is_flagged_and_the_same_encoder_before_i
     assert not any(value.requires_grad for value in vars(after.online).values())
     jepa.target.encoder.load_state_dict(model.state_dict())
     assert jepa(model, tokens, 0).target.collapsed
+
+
+def test_the_watch_tells_a_collapse_that_lasts_and_no_dip() -> None:
+    low, high = feature_spread(constant(16, 0)), feature_spread(healthy(16, 0))
+    watch = CollapseWatch(warmup=5, patience=10)
+    assert not any(watch.look(step, low) for step in range(15))  # judged from step 5 on, so 10 steps are over at 15
+    assert watch.look(15, high, low) == low.reasons
+    assert watch.look(16, high, high) == () and watch.look(17, low) == ()
+    assert not any(watch.look(step, low) for step in range(18, 27)) and watch.look(27, low)
