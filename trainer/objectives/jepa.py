@@ -56,8 +56,8 @@ class JepaConfig(BaseModel):
     )
     hull_every: int = Field(default=50, ge=1, description="updates between two comparisons of the target with its hull")
     warmup: int = Field(default=100, ge=0, description="steps in which the weight rises to its value; 0: none")
-    variance_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="of the variance penalty")
-    covariance_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False, description="of the covariance penalty")
+    variance_weight: float = Field(default=0.1, ge=0, allow_inf_nan=False, description="of the variance penalty")
+    covariance_weight: float = Field(default=0.1, ge=0, allow_inf_nan=False, description="of the covariance penalty")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -20,7 +20,7 @@ from karat.trainer.objectives.training import TrainingObjective
 from karat.trainer.optim.adamw import build_adamw
 
 PLAIN: dict[str, Any] = {"streams": 1, "gf16": False}
-CONFIG = JepaConfig(width=16, heads=2, layers=2, warmup=0)
+CONFIG = JepaConfig(width=16, heads=2, layers=2, warmup=0, variance_weight=0.0, covariance_weight=0.0)
 
 
 def made(config: JepaConfig = CONFIG, *, steps: int = 50, **shape: Any) -> tuple[Transformer, JepaObjective]:
