@@ -36,7 +36,7 @@ from karat.trainer.evaluate import Validation, bits_per_byte
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.jepa import JepaConfig, JepaObjective, JepaOutput
-from karat.trainer.objectives.next_token import next_token_loss
+from karat.trainer.objectives.next_token import head_loss
 from karat.trainer.optim.adamw import build_adamw
 
 CLIP, FLOOR = 1.0, 0.1
@@ -123,7 +123,8 @@ def trained(arm: str, weight: float, seed: int, text: Text, settings: Settings, 
             output = jepa(model, inputs, step)
             loss = loss + output.loss
         if arm != ONLY:
-            loss = loss + next_token_loss(model(inputs).logits_BTV, targets)
+            output = model(inputs)
+            loss = loss + head_loss(output.hidden_BTD, output.head_VD, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parts.parameters(), CLIP)
         optimizer.step()

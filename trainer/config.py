@@ -34,8 +34,21 @@ from karat.invariants.inv02_asha_threshold import as_written
 from karat.trainer.data.corpus import TokenKind
 from karat.trainer.data.tokenizer import FEWEST, MOST
 from karat.trainer.models.config import ModelConfig
+from karat.trainer.objectives.jepa import JepaConfig
 
-TRAJECTORY = ("steps", "seed", "data", "tokens", "validation", "batch_size", "precision", "model", "optim", "ema")
+TRAJECTORY = (
+    "steps",
+    "seed",
+    "data",
+    "tokens",
+    "validation",
+    "batch_size",
+    "precision",
+    "model",
+    "optim",
+    "ema",
+    "jepa",
+)
 """The keys that decide the numbers of a run; the others only place, watch or stop it."""
 
 LARGEST_Z = 100.0
@@ -239,6 +252,7 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     ema: EmaConfig = EmaConfig()
+    jepa: JepaConfig = JepaConfig()
     asha: AshaConfig = AshaConfig()
     descent: DescentConfig = DescentConfig()
     lr_band: LrBandConfig = LrBandConfig()

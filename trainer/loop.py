@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 
@@ -62,6 +63,8 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         session.optimizer.step()
         if session.average is not None:
             session.average.update(step)
+        if session.objective.jepa is not None:
+            session.objective.jepa.update_target(step)
         progress.step, progress.after_step_due = step + 1, True
         _record(session, step, losses, norm, margins)
         _after(session, go_on)
@@ -79,7 +82,7 @@ def check_end(session: Session) -> None:
         return
     inputs, targets = session.batches.batch_at(step)
     with torch.no_grad(), precision(session.config):
-        losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
+        losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets), step)
     readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
     readings.append(probes.rungs_held(_rungs_held(session), step))
     view = View(session.objective, session.optimizer, losses, step, None, session.corpus.bytes_per_token)
@@ -152,6 +155,9 @@ def _check_start(session: Session) -> None:
     if config.ema.enabled:
         decays = [config.decay(step) for step in (*planned_steps(config.steps), config.steps)]
         readings.append(probes.decay_plan(decays, config.averaging))
+    if session.objective.jepa is not None:
+        follows = [session.objective.jepa.decay(step) for step in (*planned_steps(config.steps), config.steps)]
+        readings.append(replace(probes.decay_plan(follows, config.jepa.averaging), declared=config.jepa.averaging))
     session.monitor.check(Phase.START, 0, readings)
 
 
@@ -161,7 +167,7 @@ def _gradient(session: Session, step: int) -> tuple[Losses, float]:
     inputs, targets = session.batches.batch_at(step)
     session.optimizer.zero_grad(set_to_none=True)
     with precision(config):
-        losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets))
+        losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets), step)
     losses.total.backward()  # type: ignore[no-untyped-call]
     norm = float(torch.nn.utils.clip_grad_norm_(session.objective.parameters(), config.optim.clip))
     return losses, norm
@@ -194,6 +200,7 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
         last = math.nan if average.used is None else average.used  # an average that was never updated is a violation
         scheduled = config.decay(step - 1)
         readings.append(probes.weight_average(last, scheduled, average.previous, average.outside))
+    readings += _target_readings(session, step)
     rounded = [weight.detach() for _, weight in session.model.gf16_parameters()] + session.model.gf16_inputs()
     if rounded:
         readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
@@ -206,6 +213,26 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     if output.mixing_SNN is not None and output.stream_spread is not None:
         readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))
     return readings
+
+
+def _target_readings(session: Session, step: int) -> list[probes.Reading]:
+    """INV-6 on the target encoder of T-JEPA: its decay and its weights, by the decay declared for it."""
+    jepa = session.objective.jepa
+    if jepa is None or (step == 0 and jepa.target.used is None):
+        return []
+    last = math.nan if jepa.target.used is None else jepa.target.used
+    reading = probes.weight_average(last, jepa.decay(step - 1), jepa.target.previous, jepa.target.outside)
+    return [replace(reading, declared=session.config.jepa.averaging)]
+
+
+def _watch_collapse(session: Session, step: int, losses: Losses) -> None:
+    """Says once when T-JEPA's features have been below a floor for a while."""
+    if session.collapse is None or losses.jepa is None:
+        return
+    reasons = session.collapse.look(step, losses.jepa.online, losses.jepa.target)
+    if reasons and not session.progress.collapsed:
+        session.progress.collapsed = [f"T-JEPA's features collapsed by step {step}: {'; '.join(reasons)}"]
+        session.console.warn(session.progress.collapsed[0])
 
 
 def _record(session: Session, step: int, losses: Losses, norm: float, margins: dict[str, float]) -> None:
@@ -226,6 +253,10 @@ def _record(session: Session, step: int, losses: Losses, norm: float, margins: d
     if losses.nca is not None:
         row["nca_loss"] = float(losses.nca.loss.detach())
         row["nca_entropy"] = float(losses.nca.hard_entropy)
+    if losses.jepa is not None:
+        row["jepa_loss"] = float(losses.jepa.loss.detach())
+        row["jepa_explained"] = float(losses.jepa.explained)
+    _watch_collapse(session, step, losses)
     session.log.write(row)
     session.console.step(step + 1, f"loss {loss:.3f} {session.corpus.unit}")
 

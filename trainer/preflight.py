@@ -22,7 +22,8 @@ def terms(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The terms whose sum a step minimises."""
     losses: Losses = model(*batch)
     automaton = {} if losses.nca is None else {"nca": losses.nca.loss}
-    return {"cross_entropy": losses.cross_entropy, **automaton}
+    jepa = {} if losses.jepa is None else {"jepa": losses.jepa.loss}
+    return {"cross_entropy": losses.cross_entropy, **automaton, **jepa}
 
 
 def preflight_config(config: RunConfig, console: Console) -> Report:

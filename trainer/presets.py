@@ -65,6 +65,14 @@ PRESETS: Mapping[str, tuple[str, Table]] = {
             },
         },
     ),
+    "tjepa": (
+        "the transformer with T-JEPA beside the next-token loss: 30 % masked in spans, a target that follows it",
+        {
+            "model": {"streams": 1, "gf16": False, "nca": False},
+            "jepa": {"enabled": True},
+            "ema": {"enabled": False},
+        },
+    ),
     "shakespeare": (
         "3.2M parameters on bytes: QK-norm with the golden gain, ReLU², Muon and AdamW, bfloat16",
         {

@@ -193,7 +193,7 @@ def _weights(session: Session) -> str:
 
 
 def _count(session: Session) -> int:
-    return sum(parameter.numel() for parameter in session.objective.parameters())
+    return sum(parameter.numel() for parameter in session.objective.parameters() if parameter.requires_grad)
 
 
 def _note(session: Session, invariant: str) -> str:
@@ -270,6 +270,7 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
         notes += [f"{guard.invariant.id}: {limit}" for limit in guard.invariant.limits]
     rows = list(read_rows(session.ledger.path))
     notes += [f"a checkpoint was refused: {row['reason']}" for row in rows if row.get("event") == REFUSED]
+    notes += session.progress.collapsed
     if bpb is None:
         notes.append("no validation loss: the run did not reach its end")
     return notes

@@ -241,7 +241,7 @@ def _judge_ending(session: Session) -> tuple[int, str]:
 
 def _announce(session: Session, baseline: float | None) -> None:
     config, corpus, console = session.config, session.corpus, session.console
-    parameters = sum(p.numel() for p in session.objective.parameters())
+    parameters = sum(p.numel() for p in session.objective.parameters() if p.requires_grad)
     console.note(
         f"{corpus.manifest.source}: {corpus.size}; "
         f"{parameters:,} parameters; policy {config.policy}; guards {', '.join(session.monitor.guards)}"

@@ -45,6 +45,8 @@ from karat.trainer.data.batches import Batches
 from karat.trainer.data.corpus import Corpus, load_corpus
 from karat.trainer.evaluate import Validation, validation_part
 from karat.trainer.models.transformer import Transformer
+from karat.trainer.objectives.jepa import JepaObjective
+from karat.trainer.objectives.jepa_collapse import CollapseWatch
 from karat.trainer.objectives.nca import NcaObjective, near_equal_classes
 from karat.trainer.objectives.training import TrainingObjective
 from karat.trainer.optim.build import Rates, build_optimizer
@@ -68,6 +70,8 @@ class Progress:
     resumed_at: list[int] = field(default_factory=list)
     recent: list[float] = field(default_factory=list)
     """The step losses that INV-1 still looks at, in bits per byte: at most two windows of them."""
+    collapsed: list[str] = field(default_factory=list)
+    """What was said of T-JEPA's features when they collapsed."""
 
 
 @dataclass
@@ -89,6 +93,8 @@ class Session:
     average: WeightAverage | None = None
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
+    collapse: CollapseWatch | None = None
+    """Looks at the spread of T-JEPA's features; None without T-JEPA."""
     plugins: tuple[Plugin, ...] = ()
     """Those of other packages that are on duty; none when the policy is OFF."""
 
@@ -200,8 +206,8 @@ def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
         chosen.append(("INV-4", config.entropy))
     if config.closure is not None:
         chosen.append(("INV-5", config.closure))
-    if config.ema.enabled:
-        chosen.append(("INV-6", config.averaging))
+    if config.ema.enabled or config.jepa.enabled:
+        chosen.append(("INV-6", config.averaging if config.ema.enabled else config.jepa.averaging))
     chosen.append(("INV-8", config.band))
     chosen.append(("INV-9", config.gain))
     chosen.append(("INV-10", config.declared_rungs))
@@ -235,7 +241,7 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
     if shape.nca:
         counts = np.bincount(corpus.train, minlength=shape.vocab)[: shape.vocab].tolist()
         nca = NcaObjective(shape.d_model, shape.vocab, token_classes=near_equal_classes(counts))
-    objective = TrainingObjective(Transformer(shape), nca)
+    objective = objective_of(config, nca)
     optimizer = build_optimizer(objective, rates(config))
     ledger = Ledger(out / "ledger.jsonl")
     monitor = Monitor.of(
@@ -258,9 +264,18 @@ def open_session(config: RunConfig, out: Path, console: Console) -> Session:
         ledger=ledger,
         log=Ledger(out / "log.jsonl"),
         console=console,
+        collapse=CollapseWatch(config.jepa.warmup) if config.jepa.enabled else None,
         plugins=plugins if config.policy is not Policy.OFF else (),
         average=_weight_average(config, objective.model) if config.ema.enabled else None,
     )
+
+
+def objective_of(config: RunConfig, nca: NcaObjective | None) -> TrainingObjective:
+    """The model, with T-JEPA's parts where it is configured."""
+    model = Transformer(config.model)
+    if not config.jepa.enabled:
+        return TrainingObjective(model, nca)
+    return TrainingObjective(model, nca, JepaObjective(model, config.jepa, steps=config.steps, seed=config.seed))
 
 
 def rates(config: RunConfig) -> Rates:

@@ -128,7 +128,8 @@ class Monitor:
             declared = guard.parameters if reading.declared is None else reading.declared
             verdict = guard.invariant.judge(observation.values, declared)
             guard.count(verdict, step)
-            margins[observation.invariant_id] = verdict.margin
+            before = margins.get(observation.invariant_id, math.inf)
+            margins[observation.invariant_id] = verdict.margin if not verdict.margin >= before else before
             if verdict.violated:
                 record = self._record(guard, declared, observation, verdict, phase, step)
                 if decide(verdict, self.policy) is Action.STOP:

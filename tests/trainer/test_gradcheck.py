@@ -66,7 +66,7 @@ def test_the_trainers_own_modules_are_among_what_is_compared(capsys: pytest.Capt
     _, data = as_json(capsys, "--length", "2")
     places = {part["part"]: part["trainers_module"] for part in data["parts"] if part["trainers_module"]}
     modules = {place.split(",")[0].split()[-1] for place in places.values()}
-    assert modules == {"GF16Linear", "next_token_loss", "Norm", "rotary_table", "rotate", "Attention", "squared_relu",
+    assert modules == {"GF16Linear", "head_loss", "Norm", "rotary_table", "rotate", "Attention", "squared_relu",
                        "FeedForward", "Transformer"}  # fmt: skip
     own = {
         p["part"]: c["limit"] for p in data["parts"] for t in p["tensors"] for c in t["comparisons"] if c["with"] == OWN

@@ -128,7 +128,6 @@ def _model(seed: int, length: int, name: str, shape: Shape) -> Case:
     norm = "layer-norm" if shape.norm == "layer" else "rms-norm"
     position = ("rope", "rotary table") if shape.positions == "rope" else ()
     attention = ("attention", "causal attention", "softmax")
-    ours = shape.norm == "layer" and shape.positions == "rope"
 
     def backward(dy: Array, a: Arrays) -> Arrays:
         _, tape = model.forward(tokens, targets, a, shape, table)
@@ -140,7 +139,7 @@ def _model(seed: int, length: int, name: str, shape: Shape) -> Case:
         lambda a: model.forward(tokens, targets, a, shape, table)[0],
         backward,
         lambda t: plain.model_loss(inputs, labels, t, shape, turns),
-        Own(TRANSFORMER, lambda t: own.model_loss(t, inputs, labels, shape)) if ours else None,
+        Own(TRANSFORMER, lambda t: own.model_loss(t, inputs, labels, shape)),
         contains=("linear", "cross-entropy", norm, *position, *attention, shape.activation,
                   f"feed-forward {shape.activation}", "tied embedding"),
     )  # fmt: skip

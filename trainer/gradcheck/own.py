@@ -7,7 +7,7 @@ float32 numbers; the reference is given the same, and the table itself is compar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from karat.trainer.models.feedforward import FeedForward
 from karat.trainer.models.gf16_linear import GF16Linear
 from karat.trainer.models.normalization import Norm
 from karat.trainer.models.transformer import Output, Transformer
-from karat.trainer.objectives.next_token import next_token_loss
+from karat.trainer.objectives.next_token import head_loss
 from karat.trainer.reference.model import Shape
 
 PACKED = ("query", "key", "value")
@@ -28,12 +28,9 @@ PACKED = ("query", "key", "value")
 
 def config_of(shape: Shape, context: int) -> ModelConfig:
     """The trainer's configuration of that shape: plain residual, no GF16, whose roundings have no gradient to compare."""
-    if shape.activation == "gelu" or shape.norm != "layer" or shape.positions != "rope":
-        raise ValueError(
-            f"the trainer's transformer has LayerNorm, rotary positions, relu2 or swiglu; asked for {shape}"
-        )
     return ModelConfig(
         vocab=VOCAB, d_model=WIDTH, n_layers=shape.n_layers, n_heads=shape.n_heads, context=context, d_ff=FF_WIDTH,
+        norm="layernorm" if shape.norm == "layer" else "rmsnorm", positions=shape.positions,
         activation=shape.activation, qk_gain=shape.gain, rope_theta=shape.theta, streams=1, gf16=False, nca=False,
     )  # fmt: skip
 
@@ -44,9 +41,9 @@ def linear(t: Tensors) -> Tensor:
     return y
 
 
-def norm(t: Tensors) -> Tensor:
-    """Norm: LayerNorm with a gain."""
-    y: Tensor = _call(Norm(WIDTH), {"gain": t["gain"]}, t["x"])
+def norm(t: Tensors, kind: Literal["layernorm", "rmsnorm"] = "layernorm") -> Tensor:
+    """Norm: LayerNorm or RMSNorm with a gain."""
+    y: Tensor = _call(Norm(WIDTH, kind=kind), {"gain": t["gain"]}, t["x"])
     return y
 
 
@@ -73,14 +70,17 @@ def head(t: Tensors, tokens: Tensor) -> Tensor:
 
 
 def model_loss(t: Tensors, tokens: Tensor, targets: Tensor, shape: Shape) -> Tensor:
-    """Transformer, then next_token_loss: what a step of a run without auxiliary objective minimises."""
+    """Transformer, then head_loss: what a step of a run without auxiliary objective minimises."""
     module = Transformer(config_of(shape, tokens.shape[1]))
-    return next_token_loss(_logits(module, _transformer_weights(t, shape.n_layers), tokens), targets)
+    output: Output = _call(module, _transformer_weights(t, shape.n_layers), tokens)
+    return head_loss(output.hidden_BTD, output.head_VD, targets)
 
 
 def _transformer_weights(t: Tensors, n_layers: int) -> dict[str, Tensor]:
     """The reference's weights under the names of Transformer's parameters."""
     named = {"embedding.weight": t["embedding"], "final_norm.gain": t["final_norm"]}
+    if "positions" in t:
+        named["positions_TD"] = t["positions"]
     for layer in range(n_layers):
         block = {name.split(".")[-1]: w for name, w in t.items() if name.startswith(f"blocks.{layer}.")}
         first, second = f"sublayers.{2 * layer}", f"sublayers.{2 * layer + 1}"

@@ -23,7 +23,7 @@ from karat.trainer.gradcheck.case import (
     Tensors,
 )
 from karat.trainer.models import attention as trainers_attention
-from karat.trainer.objectives.next_token import next_token_loss
+from karat.trainer.objectives.next_token import head_loss
 from karat.trainer.reference import attention, linear, normalization, rotary, softmax
 from karat.trainer.reference.arrays import Array, Mask
 from karat.trainer.reference.model import Shape
@@ -80,7 +80,7 @@ def _cross_entropy(seed: int, length: int) -> Case:
         lambda a: softmax.cross_entropy(a["logits"], targets),
         lambda dy, a: {"logits": softmax.cross_entropy_backward(dy, a["logits"], targets)},
         lambda t: F.cross_entropy(t["logits"], wanted),
-        Own(f"{NEXT_TOKEN} next_token_loss", lambda t: next_token_loss(t["logits"], wanted)),
+        Own(f"{NEXT_TOKEN} head_loss", lambda t: head_loss(t["logits"], torch.eye(VOCAB).double(), wanted)),
     )
 
 
@@ -104,6 +104,7 @@ def _rms_norm(seed: int, length: int) -> Case:
         lambda a: normalization.rms_norm(a["x"], a["gain"]),
         lambda dy, a: dict(zip(names, normalization.rms_norm_backward(dy, a["x"], a["gain"])[:2], strict=True)),
         lambda t: F.rms_norm(t["x"], list(t["gain"].shape), t["gain"], normalization.EPSILON),
+        Own(f"{NORMS} Norm, rmsnorm", lambda t: own.norm(t, "rmsnorm")),
     )
 
 
