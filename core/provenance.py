@@ -20,6 +20,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import resolve_name
 from pathlib import Path
@@ -95,23 +96,20 @@ def _collect(item: Any, parts: Parts) -> None:
     if name in parts:
         return
     tree = _tree(item)
-    parts[name] = _dump(tree)
+    parts[name] = _text(tree)
     if isinstance(item, types.FunctionType):
         space = dict(item.__globals__)
         space.update(inspect.getclosurevars(item).nonlocals)
         _note_if_swapped(name, item, parts, item.__code__.co_filename)
     else:
         space = dict(vars(sys.modules[item.__module__]))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                method = vars(item).get(node.name)
-                method = (
-                    getattr(method, "func", None)
-                    or getattr(method, "fget", None)
-                    or getattr(method, "__func__", method)
-                )
-                if isinstance(method, types.FunctionType):
-                    _note_if_swapped(name, method, parts, inspect.getsourcefile(item))
+        for node in _within(tree).functions:
+            method = vars(item).get(node.name)
+            method = (
+                getattr(method, "func", None) or getattr(method, "fget", None) or getattr(method, "__func__", method)
+            )
+            if isinstance(method, types.FunctionType):
+                _note_if_swapped(name, method, parts, inspect.getsourcefile(item))
         for base in item.__mro__[1:]:
             if parts.own(base):
                 _collect(base, parts)
@@ -124,13 +122,13 @@ def _imported_within(tree: ast.AST, module: str, parts: Parts) -> dict[str, Any]
     """The names that a function imports inside itself, from own packages."""
     package = module if hasattr(sys.modules.get(module), "__path__") else module.rpartition(".")[0]
     found: dict[str, Any] = {}
-    for node in ast.walk(tree):
+    for node in _within(tree).imports:
         if isinstance(node, ast.ImportFrom):
             source = resolve_name("." * node.level + (node.module or ""), package) if node.level else str(node.module)
             if source.split(".", 1)[0] in parts.packages:
                 held = import_module(source)
                 found |= {a.asname or a.name: getattr(held, a.name, None) for a in node.names if a.name != "*"}
-        elif isinstance(node, ast.Import):
+        else:
             for alias in node.names:
                 top = alias.name.split(".", 1)[0]
                 if top in parts.packages:
@@ -214,9 +212,8 @@ def _constant(value: Any, depth: int = NESTED) -> str:
 def _references(tree: ast.AST, space: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     """Global names and dotted names in a tree that resolve to something of the module's, sorted by name."""
     found: dict[str, Any] = {}
-    for node in ast.walk(tree):
-        dotted = _dotted(node)
-        if dotted is None or dotted[0] not in space:
+    for dotted in _within(tree).names:
+        if dotted[0] not in space:
             continue
         value: Any = space[dotted[0]]
         for attribute in dotted[1:]:
@@ -238,6 +235,33 @@ def _dotted(node: ast.AST) -> list[str] | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Within:
+    """What a tree holds, found once: its functions, its imports, its dotted names."""
+
+    functions: tuple[ast.FunctionDef, ...]
+    imports: tuple[ast.Import | ast.ImportFrom, ...]
+    names: tuple[tuple[str, ...], ...]
+
+
+@functools.cache
+def _within(tree: ast.AST) -> _Within:
+    """Of a tree from `_definitions`, which is kept and not changed."""
+    nodes = list(ast.walk(tree))
+    dotted = (_dotted(node) for node in nodes)
+    return _Within(
+        tuple(node for node in nodes if isinstance(node, ast.FunctionDef)),
+        tuple(node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))),
+        tuple(dict.fromkeys(tuple(name) for name in dotted if name is not None)),
+    )
+
+
+@functools.cache
+def _text(tree: ast.AST) -> str:
+    """`_dump` of a tree from `_definitions`."""
+    return _dump(tree)
+
+
 @functools.cache
 def _definitions(filename: str, modified: float) -> tuple[dict[str, list[ast.AST]], dict[int, list[ast.expr]]]:
     """The functions and classes of a file by name, and its lambdas by line."""
@@ -256,15 +280,22 @@ def _tree(item: Any) -> ast.AST:
     filename = inspect.getsourcefile(item)
     if filename is None or not Path(filename).is_file():
         raise ValueError(f"{item!r} has no source file, so it cannot be fingerprinted")
-    named, lambdas = _definitions(filename, Path(filename).stat().st_mtime)
     line = item.__code__.co_firstlineno if isinstance(item, types.FunctionType) else None
-    if item.__name__ == "<lambda>" and line in lambdas:
-        return ast.List(elts=lambdas[line], ctx=ast.Load())
-    candidates = named.get(item.__name__, [])
-    on_line = [node for node in candidates if line is None or line in _lines(node)]
-    if not candidates:
+    found = _found(filename, Path(filename).stat().st_mtime, item.__name__, line)
+    if found is None:
         raise ValueError(f"{item.__qualname__} is not in {filename} any more")
-    return (on_line or candidates)[0]
+    return found
+
+
+@functools.cache
+def _found(filename: str, modified: float, name: str, line: int | None) -> ast.AST | None:
+    """The definition of a name in a file, the one on the line where there are several; None when there is none."""
+    named, lambdas = _definitions(filename, modified)
+    if name == "<lambda>" and line in lambdas:
+        return ast.List(elts=lambdas[line], ctx=ast.Load())
+    candidates = named.get(name, [])
+    on_line = [node for node in candidates if line is None or line in _lines(node)]
+    return next(iter(on_line or candidates), None)
 
 
 def _lines(node: ast.AST) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import tomllib
@@ -23,6 +24,7 @@ def source(file: str, folder: Path = FOLDER) -> str:
         raise OSError(f"no UTF-8 text: {error}") from error
 
 
+@functools.cache
 def without_comments(text: str) -> str:
     """A Coq text without comments (they nest) and without the contents of strings."""
     kept: list[str] = []
@@ -82,9 +84,14 @@ def closure(file: str, folder: Path = FOLDER) -> tuple[str, ...]:
 def uses(constant: str, file: str, folder: Path = FOLDER) -> bool:
     """Whether a file names a constant of the code."""
     try:
-        return re.search(rf"\b{constant}\b", source(file, folder)) is not None
+        return constant in _words(source(file, folder))
     except OSError:
         return False
+
+
+@functools.cache
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text))
 
 
 def source_digest(file: str, folder: Path = FOLDER) -> str:
