@@ -21,6 +21,7 @@ from karat.invariants.inv08_lr_band import INVARIANT as LR_BAND
 from karat.invariants.inv09_qk_gain import INVARIANT as QK_GAIN
 from karat.invariants.inv10_asha_rungs import INVARIANT as ASHA_RUNGS
 from karat.invariants.inv11_mhc_doubly_stochastic import INVARIANT as MHC_DOUBLY_STOCHASTIC
+from karat.invariants.inv12_ternary_exact import INVARIANT as TERNARY_EXACT
 from karat.invariants.plugins import Found, discover
 from karat.invariants.run.limit01_comparisons import INVARIANT as RUN_LIMITS
 from karat.invariants.theorems import THEOREMS
@@ -46,6 +47,7 @@ BUILT_IN: tuple[Invariant, ...] = tuple(
             QK_GAIN,
             ASHA_RUNGS,
             MHC_DOUBLY_STOCHASTIC,
+            TERNARY_EXACT,
             RUN_LIMITS,
         ),
     )

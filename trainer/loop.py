@@ -209,6 +209,9 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     if losses.nca is not None:
         readings.append(probes.nca_entropy(losses.nca.hard_counts))
     readings.append(probes.attention_scores(session.model.gains(), session.model.attention_samples(), config.gain))
+    if config.model.ternary:
+        fresh = config.model.zero_outputs and step == 0
+        readings.append(probes.ternary_layers(session.model.ternary_samples(), may_be_zero=fresh))
     output = losses.output
     if output.mixing_SNN is not None and output.stream_spread is not None:
         readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))

@@ -24,6 +24,7 @@ from karat.invariants.standing import cite
 from karat.trainer.data.corpus import Corpus
 from karat.trainer.loop import certificate_breach
 from karat.trainer.models.attention import SAMPLED
+from karat.trainer.models.ternary_linear import SAMPLED as ROWS
 from karat.trainer.observables import why_not
 from karat.trainer.session import REFUSED, Session
 
@@ -207,6 +208,10 @@ def _note(session: Session, invariant: str) -> str:
         )
     if invariant == "INV-9":
         return f"{_how_often(session, invariant)}; every layer and head, at the first {SAMPLED} positions of a sequence"
+    if invariant == "INV-12":
+        return (
+            f"{_how_often(session, invariant)}; every ternary matrix, activations at the first {ROWS} rows of a batch"
+        )
     if invariant == "INV-3" and session.config.model.d_model < inv03.POLICY_D_MODEL:
         return f"policy d_model >= {inv03.POLICY_D_MODEL} is not met; nothing proves that policy"
     if invariant == "INV-1":

@@ -18,6 +18,7 @@ from karat.core.report import ProofStatus
 from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
+from karat.invariants import inv12_ternary_exact as inv12
 from karat.invariants.catalogue import find, found
 from karat.invariants.plugins import Plugin, demand_sound
 from karat.invariants.runtime.ledger import Ledger
@@ -213,6 +214,8 @@ def guards_of(config: RunConfig) -> list[tuple[Any, Any]]:
     chosen.append(("INV-10", config.declared_rungs))
     if config.model.streams > 1:
         chosen.append(("INV-11", inv11.DEFAULT))
+    if config.model.ternary:
+        chosen.append(("INV-12", inv12.DEFAULT))
     return [(find(name), parameters) for name, parameters in chosen]
 
 

@@ -8,6 +8,8 @@ tensor replaced by one per group, as the seed's trainer has it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from karat.core.ops import FLOAT, Number, Ops
 
 GROUP = 128
@@ -19,7 +21,20 @@ LEAST = 1e-8
 
 
 def trit(weight: Number, scale: Number, ops: Ops = FLOAT) -> Number:
-    """-1, 0 or 1: the one whose multiple of scale > 0 is nearest to the weight; 0 halfway."""
-    half = scale / 2
+    """-1, 0 or 1: the one whose multiple of scale > 0 is nearest to the weight; 0 halfway, and for NaN.
+
+    The weight is doubled, not the scale halved: that is exact for every float, subnormal ones too.
+    """
+    twice = weight + weight
     one, zero = ops.constant(1.0, weight), ops.constant(0.0, weight)
-    return ops.where(weight > half, one, ops.where(weight < -half, -one, zero))
+    return ops.where(twice > scale, one, ops.where(twice < -scale, -one, zero))
+
+
+def group_sum(codes: Iterable[Number], trits: Iterable[Number], ops: Ops = FLOAT) -> Number:
+    """The product of a group of activations and one of weights before their scales: an integer."""
+    return ops.sum(code * weight for code, weight in zip(codes, trits, strict=True))
+
+
+def largest_sum(terms: Number) -> Number:
+    """What no sum of so many products of a code and a trit exceeds, in whatever order they are added."""
+    return terms * LEVELS

@@ -6,6 +6,7 @@ to make the observed values of their numbers. The monitor brings the tensors of 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from karat.invariants import inv06_ema_decay as inv06
 from karat.invariants import inv08_lr_band as inv08
 from karat.invariants import inv09_qk_gain as inv09
 from karat.invariants import inv11_mhc_doubly_stochastic as inv11
+from karat.invariants import inv12_ternary_exact as inv12
+from karat.invariants.runtime import ternary_measures
 from karat.invariants.runtime.torch_ops import TORCH
 
 Numbers = Mapping[str, list[float]]
@@ -159,6 +162,25 @@ def mixing_matrices(matrices: torch.Tensor, spread: torch.Tensor) -> Reading:
         return {"matrices": nested, "spread": numbers["spread"][0]}
 
     return Reading(inv11.INVARIANT.id, "mixing_matrices", {"matrices": matrices, "spread": spread}, values)
+
+
+def ternary_layers(samples: Sequence[Sequence[torch.Tensor] | None], *, may_be_zero: bool = False) -> Reading:
+    """INV-12: the worst of what the samples of all ternary layers say, see ternary_measures.measured.
+
+    A layer without a sample was not run as it is declared to be: nothing finite is observed, which is a violation.
+    may_be_zero: before the first step of a model some of whose matrices start at zero.
+    """
+    declared = dataclasses.replace(inv12.DEFAULT, live=0.0) if may_be_zero else inv12.DEFAULT
+    present = [sample for sample in samples if sample is not None]
+    if not present or len(present) < len(samples):
+        nothing = dict.fromkeys(ternary_measures.MEASURED, float("nan"))
+        return Reading("INV-12", "ternary_layers", {}, lambda _: nothing, declared)
+    worst = ternary_measures.worst([ternary_measures.measured(*sample) for sample in present])
+
+    def values(numbers: Numbers) -> Mapping[str, Any]:
+        return dict(zip(ternary_measures.MEASURED, numbers["worst"], strict=True))
+
+    return Reading("INV-12", "ternary_layers", {"worst": worst}, values, declared)
 
 
 def prune_certificate(loss: float, certificate: inv02.Certificate) -> Reading:

@@ -94,7 +94,7 @@ def test_an_unknown_invariant_is_told_with_what_to_type(name: str, capsys: pytes
     assert verify.main(["--only", name, "--no-lock"]) == 2
     out, err = capsys.readouterr()
     seen, required, cure = err.splitlines()
-    assert out == "" and seen == f"verify: there is no invariant '{name}'" and "INV-11, LIMIT-1, INV-900" in required
+    assert out == "" and seen == f"verify: there is no invariant '{name}'" and "INV-12, LIMIT-1, INV-900" in required
     assert cure.endswith("trainer explain lists them all") and ("did you mean INV-8 " in cure) is (name == "INV-88")
 
 

@@ -25,6 +25,7 @@ from karat.core.formulas import (
     halving,
     lucas,
     schedule,
+    ternary,
     victory,
 )
 from karat.core.obligation import Obligation
@@ -145,6 +146,14 @@ SABOTAGES = [
     (descent, "rise * ops.absolute(rise)", "rise * rise", "INV-1.accepts"),
     (descent, "early[1] + late[1]", "early[1] - late[1]", "INV-1.margin"),
     (descent, "tolerance * tolerance", "tolerance", "INV-1.margin"),
+    (ternary, "twice > scale", "twice >= scale", "INV-12.trit"),
+    (ternary, "twice < -scale", "weight < -scale", "INV-12.nearest"),
+    (ternary, "weight + weight", "weight * 1.5", "INV-12.nearest"),
+    (ternary, "twice = weight + weight", "twice, scale = weight, scale / 2", "INV-12.halves"),
+    (ternary, "code * weight", "code", "INV-12.sum"),
+    (ternary, "terms * LEVELS", "(terms - 1) * LEVELS", "INV-12.step"),
+    (ternary, "LEVELS = 127", "LEVELS = 128", "INV-12.extremes"),
+    (ternary, "LEVELS = 127", "LEVELS = 256", "INV-12.exact"),
 ]  # fmt: skip
 
 

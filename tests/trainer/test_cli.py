@@ -69,9 +69,9 @@ def test_plain_models_have_fewer_guards_and_say_so(tiny: Trainer, tmp_path: Path
     assert [g["invariant"] for g in data["guards"]] == ["INV-2", "INV-5", "INV-8", "INV-9", "INV-10"]
     left_out = dict(note.split(": not on duty, ") for note in data["notes"] if "not on duty" in note)
     ids = [name.partition(" ")[0] for name in left_out]
-    assert ids == ["INV-1", "INV-3", "INV-4", "INV-6", "INV-7", "INV-11", "LIMIT-1"]
+    assert ids == ["INV-1", "INV-3", "INV-4", "INV-6", "INV-7", "INV-11", "INV-12", "LIMIT-1"]
     configured = [name for name, why in left_out.items() if why == "this configuration has no such quantity"]
-    assert [name.partition(" ")[0] for name in configured] == ["INV-3", "INV-4", "INV-6", "INV-11"]
+    assert [name.partition(" ")[0] for name in configured] == ["INV-3", "INV-4", "INV-6", "INV-11", "INV-12"]
     assert "trainer audit" in left_out["LIMIT-1 run-limits"]
 
 

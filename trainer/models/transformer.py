@@ -18,6 +18,8 @@ from karat.trainer.models.gf16_linear import GF16Linear
 from karat.trainer.models.normalization import Norm
 from karat.trainer.models.residual import ResidualStreams, collapse, expand, mix_and_add, spread
 from karat.trainer.models.starts import start_of
+from karat.trainer.models.ternary_linear import Sample as TernarySample
+from karat.trainer.models.ternary_linear import TernaryLinear
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,10 @@ class Transformer(nn.Module):
     def attention_samples(self) -> list[Sample | None]:
         """What each attention layer did at a few positions of its last forward; None where it has not run since."""
         return [layer.take_sample() for layer in self.attentions()]
+
+    def ternary_samples(self) -> list[TernarySample | None]:
+        """What each ternary matrix did at a few rows of its last forward; None where it has not run since."""
+        return [module.take_sample() for module in self.modules() if isinstance(module, TernaryLinear)]
 
     def _through_streams(self, x_BTD: Tensor, residual: ResidualStreams) -> tuple[Tensor, Tensor, Tensor]:
         coefficients = residual.coefficients()
