@@ -22,6 +22,11 @@ from karat.trainer.models.ternary_linear import Sample as TernarySample
 from karat.trainer.models.ternary_linear import TernaryLinear
 
 
+def float32() -> torch.autocast:
+    """Out of autocast: the residual streams are kept and mixed in the precision of the weights."""
+    return torch.autocast("cpu", enabled=False)
+
+
 @dataclass(frozen=True)
 class Output:
     """What one forward pass gives; shapes by suffix: B sequences, T tokens, D width, V vocabulary."""
@@ -139,8 +144,11 @@ class Transformer(nn.Module):
         steps = zip(self.sublayers, *(tensor.unbind(0) for tensor in coefficients), strict=True)
         x_NR = expand(x_BTD, residual.streams)
         for sublayer, mixing_NN, pre_N, post_N in steps:
-            y_BTD = sublayer((pre_N @ x_NR).view_as(x_BTD))
-            x_NR = mix_and_add(x_NR, mixing_NN, post_N, y_BTD.reshape(-1))
+            with float32():
+                u_BTD = (pre_N @ x_NR).view_as(x_BTD)
+            y_BTD = sublayer(u_BTD)
+            with float32():
+                x_NR = mix_and_add(x_NR, mixing_NN, post_N, y_BTD.to(x_NR.dtype).reshape(-1))
         x_NBTD = x_NR.view(-1, *x_BTD.shape)
         return collapse(x_NR).view_as(x_BTD), spread(x_NBTD), coefficients.mixing_SNN.detach()
 
@@ -148,9 +156,12 @@ class Transformer(nn.Module):
         x_RND = x_BTD.reshape(-1, 1, x_BTD.shape[-1]).expand(-1, residual.streams, -1)
         seen = []
         for depth, sublayer in enumerate(self.sublayers):
-            coefficients = residual.coefficients(depth, x_RND)
-            y_BTD = sublayer(sublayer_input(x_RND, coefficients.pre_RN).view_as(x_BTD))
-            x_RND = updated(x_RND, coefficients, y_BTD.reshape(-1, x_BTD.shape[-1]))
+            with float32():
+                coefficients = residual.coefficients(depth, x_RND)
+                u_BTD = sublayer_input(x_RND, coefficients.pre_RN).view_as(x_BTD)
+            y_BTD = sublayer(u_BTD)
+            with float32():
+                x_RND = updated(x_RND, coefficients, y_BTD.to(x_RND.dtype).reshape(-1, x_BTD.shape[-1]))
             seen.append(coefficients.mixing_RNN.detach())
         first_NBTD = x_RND[: x_BTD.shape[1]].transpose(0, 1).unsqueeze(1)
         return x_RND.mean(1).view_as(x_BTD), spread(first_NBTD), worst_token(torch.stack(seen))

@@ -101,3 +101,20 @@ def test_gf16_changes_the_forward_pass() -> None:
 def test_tokens_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="context = 12"):
         small()(torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("settings", [{"streams": 4}, {"streams": 2, "dynamic_streams": True}, {"streams": 1}])
+def test_under_autocast_losses_are_near_and_streams_stay_in_the_precision_of_the_weights(
+    settings: dict[str, Any],
+) -> None:
+    torch.manual_seed(0)
+    model = Transformer(ModelConfig(vocab=16, d_model=8, n_layers=2, n_heads=2, context=8, **settings))
+    tokens = torch.randint(16, (3, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(tokens)
+    F.cross_entropy(output.logits_BTV.flatten(0, 1), tokens.flatten()).backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    assert (output.hidden_BTD - model(tokens).hidden_BTD).abs().max() < 0.05 * output.hidden_BTD.abs().max()
+    if output.mixing_SNN is not None:
+        assert output.mixing_SNN.dtype == torch.float32
+        assert (output.mixing_SNN.sum(-1) - 1).abs().max() < 1e-6
