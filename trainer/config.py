@@ -33,7 +33,8 @@ from karat.invariants import (
 from karat.invariants.inv02_asha_threshold import as_written
 from karat.trainer.models.config import ModelConfig
 
-TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "precision", "model", "optim", "ema")
+TRAJECTORY = ("steps", "seed", "data", "validation", "batch_size", "overfit_one_batch", "precision", "model", "optim",
+              "ema")  # fmt: skip
 """The keys that decide the numbers of a run; the others only place, watch or stop it."""
 
 LARGEST_Z = 100.0
@@ -222,6 +223,8 @@ class RunConfig(_Section):
     data_dir: GivenPath | None = None
     policy: Annotated[Policy, BeforeValidator(_policy)] = Policy.WARN
     batch_size: int = Field(default=8, ge=1)
+    overfit_one_batch: bool = False
+    """Every step takes the batch of step 0; the run holds when the loss on it comes near its least. See overfit.py."""
     threads: int | None = Field(default=None, ge=1)
     """None: all cores."""
     tokens: Literal["bytes", "bpe"] = "bytes"

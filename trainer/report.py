@@ -24,6 +24,7 @@ from karat.trainer.data.manifest import Manifest
 from karat.trainer.loop import certificate_breach
 from karat.trainer.models.attention import SAMPLED
 from karat.trainer.observables import why_not
+from karat.trainer.overfit import LABEL
 from karat.trainer.session import Session
 
 NOT_ON_DUTY = {
@@ -56,7 +57,7 @@ def build_report(
         bpb=bpb if bpb is not None and math.isfinite(bpb) else None,
         baseline_bpb=baseline,
         first_loss=progress.first_loss,
-        validation=session.validation.text,
+        validation=session.validation.text + (LABEL if config.overfit_one_batch else ""),
         proofs=session.proofs,
         guards=tuple(guard.summary(_note(session, id_)) for id_, guard in session.monitor.guards.items()),
         violations=tuple(session.monitor.violations),

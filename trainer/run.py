@@ -23,6 +23,7 @@ from karat.trainer.console import Console
 from karat.trainer.data.baseline import trigram_bpb
 from karat.trainer.evaluate import Interrupted
 from karat.trainer.loop import Disturb, Diverged, averaged_loss, check_end, final_loss, hold_certificate, train
+from karat.trainer.overfit import OneBatch, judged
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, read_run_report, write_run_report
 from karat.trainer.session import Session, open_session, take_up
@@ -131,6 +132,8 @@ def resume(run: Path, console: Console) -> tuple[int, float | None]:
 def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Session]:
     """An open session; its files are closed on the way out."""
     session = open_session(config, out, console)
+    if config.overfit_one_batch:
+        session.batches = OneBatch(**vars(session.batches))
     try:
         yield session
     finally:
@@ -178,6 +181,8 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         session.progress.evaluations.append({"step": session.progress.step, "bpb": bpb})
         hold_certificate(session, bpb)
         code, outcome = _judge_ending(session)
+        if session.config.overfit_one_batch:
+            code, outcome, message = judged(session, code, outcome, bpb)
     except (Stopped, Diverged) as error:
         session.save("violation")
         code, message = VIOLATED, str(error)
