@@ -95,7 +95,7 @@ class Subject:
         if config.ema.enabled:
             weights = self.objective.model.named_parameters()
             self.average = WeightAverage(weights, config.decay, every=config.ema.hull_every, first=config.ema.start)
-        self.tokens, self.targets = torch.randint(model.vocab, (2, config.batch_size, model.context)).unbind()
+        self.tokens, self.targets = (torch.randint(model.vocab, (config.batch_size, model.context)) for _ in range(2))
         self.losses: Losses | None = None
 
     def forward(self) -> None:
