@@ -24,6 +24,7 @@ from karat.invariants.run.catalogue import RULES, find_rule
 from karat.invariants.run.pages import page
 from karat.invariants.standing import LOCK, lock_path
 from karat.trainer.audit.command import add_options, audit_log
+from karat.trainer.budget import command as budget
 from karat.trainer.config_file import read_config, to_toml
 from karat.trainer.console import Console
 from karat.trainer.explain import explain
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="folder of the run (default: the next free one in runs/)")
     run.add_argument("--policy", choices=[p.value for p in Policy], help="what a violation does")
     run.add_argument("--strict-invariants", action="store_true", help="the same as --policy strict")
+    run.add_argument("--overfit-one-batch", action="store_true", help="train on one batch; 0 when its loss came near 0")
     run.add_argument("--print-config", action="store_true", help="print the resolved configuration as TOML and end")
     run.add_argument("--quiet", action="store_true", help="nothing on standard error but errors")
     before = commands.add_parser("preflight", help="probe a run's model, loss and optimizer before its first step")
@@ -77,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add_gradcheck_options(
         commands.add_parser("gradcheck", help="every gradient by hand, by autograd and by differences")
     )
+    budget.add_options(commands.add_parser("budget", help="parameters, memory and operations, checked by a few steps"))
     explained = commands.add_parser("explain", help="statement, bounds, evidence and limits of an invariant")
     explained.add_argument("invariant", nargs="?", metavar="INV-8", help="an id or slug; without it, the list")
     commands.add_parser("presets", help="the named configurations of trainer run --preset")
@@ -124,6 +127,8 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
             return gate_runs(options.runs, gate, Policy(options.policy), console, to_json=options.json)
         case "audit":
             return audit_log(options, console)
+        case "budget":
+            return budget.show_budgets(options, console)
         case "presets":
             for name, (what, _) in PRESETS.items():
                 print(f"{name:<14} {what}")
@@ -139,8 +144,9 @@ def _dispatch(options: argparse.Namespace, console: Console) -> int:
 def _run(options: argparse.Namespace, console: Console) -> int:
     policy = Policy.STRICT.value if options.strict_invariants else options.policy
     config = read_config(
-        options.config, options.set, preset=options.preset, policy=policy, data=options.data, out=options.out
-    )
+        options.config, options.set, preset=options.preset, policy=policy, data=options.data, out=options.out,
+        overfit_one_batch=options.overfit_one_batch or None,
+    )  # fmt: skip
     if options.print_config:
         print(to_toml(config), end="")
         return HOLDS

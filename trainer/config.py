@@ -56,6 +56,7 @@ TRAJECTORY = (
     "tokens",
     "validation",
     "batch_size",
+    "overfit_one_batch",
     "precision",
     "model",
     "optim",
@@ -85,6 +86,8 @@ class RunConfig(Section):
     data_dir: GivenPath | None = None
     policy: Annotated[Policy, BeforeValidator(policy)] = Policy.WARN
     batch_size: int = Field(default=8, ge=1)
+    overfit_one_batch: bool = False
+    """Every step takes the batch of step 0; the run holds when the loss on it comes near its least. See overfit.py."""
     threads: int | None = Field(default=None, ge=1)
     """None: all cores."""
     preset: str | None = None

@@ -60,6 +60,10 @@ class Finished:
     @property
     def bpb(self) -> Fraction:
         """The final validation loss in bits per byte: the exact value of the double in the report."""
+        if self.report.config.get("overfit_one_batch"):
+            raise NoSample(
+                f"{self.path} saw one batch alone (overfit_one_batch), so that its validation loss means nothing"
+            )
         if self.report.bpb is None:
             raise NoSample(f"{self.path} has no validation loss")
         return Fraction(self.report.bpb)

@@ -26,6 +26,7 @@ from karat.trainer.loop import certificate_breach
 from karat.trainer.models.attention import SAMPLED
 from karat.trainer.models.ternary_linear import SAMPLED as ROWS
 from karat.trainer.observables import why_not
+from karat.trainer.overfit import LABEL
 from karat.trainer.session import REFUSED, Session
 
 NOT_ON_DUTY = {
@@ -59,7 +60,7 @@ def build_report(
         bpb=bpb if bpb is not None and math.isfinite(bpb) else None,
         baseline_bpb=baseline,
         first_loss=progress.first_loss,
-        validation=session.validation.text,
+        validation=session.validation.text + (LABEL if config.overfit_one_batch else ""),
         proofs=session.proofs,
         guards=tuple(guard.summary(_note(session, id_)) for id_, guard in session.monitor.guards.items()),
         violations=tuple(session.monitor.violations),

@@ -32,6 +32,7 @@ from karat.trainer.loop import (
     losses_by_kind,
     train,
 )
+from karat.trainer.overfit import OneBatch, judged
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, read_run_report, write_run_report
 from karat.trainer.session import REFUSED, Session, open_session, take_up
@@ -140,6 +141,8 @@ def resume(run: Path, console: Console) -> tuple[int, float | None]:
 def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Session]:
     """An open session; its files are closed on the way out."""
     session = open_session(config, out, console)
+    if config.overfit_one_batch:
+        session.batches = OneBatch(**vars(session.batches))
     try:
         yield session
     except BaseException:  # it goes before what may have gone wrong on the thread, which is said
@@ -197,6 +200,8 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         hold_certificate(session, bpb)
         session.saver.finish()
         code, outcome = _judge_ending(session)
+        if session.config.overfit_one_batch:
+            code, outcome, message = judged(session, code, outcome, bpb)
     except (Stopped, Diverged) as error:
         session.save("violation")
         code, message = VIOLATED, str(error)
