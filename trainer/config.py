@@ -41,8 +41,8 @@ from karat.trainer.config_sections import (
     OptimConfig,
     QkConfig,
     Section,
-    policy,
-    text,
+    as_policy,
+    as_text,
 )
 from karat.trainer.data.corpus import TokenKind
 from karat.trainer.data.tokenizer import FEWEST, MOST
@@ -78,13 +78,13 @@ class RunConfig(Section):
     """Below 2^63, the largest integer that TOML promises."""
     out: GivenPath | None = None
     """None: the next free folder in runs/."""
-    data: Annotated[str, BeforeValidator(text)] = "stdlib"
+    data: Annotated[str, BeforeValidator(as_text)] = "stdlib"
     """A named corpus, or the path of a text file or folder."""
     tokens: TokenKind = "bytes"
     """bpe: byte pairs, `model.vocab` of them with the bytes, trained on the training side alone."""
     validation: GivenPath | None = None
     data_dir: GivenPath | None = None
-    policy: Annotated[Policy, BeforeValidator(policy)] = Policy.WARN
+    policy: Annotated[Policy, BeforeValidator(as_policy)] = Policy.WARN
     batch_size: int = Field(default=8, ge=1)
     overfit_one_batch: bool = False
     """Every step takes the batch of step 0; the run holds when the loss on it comes near its least. See overfit.py."""

@@ -20,7 +20,7 @@ LARGEST_TOLERANCE = 8.0
 """Bits per byte: the loss of guessing bytes evenly. A rise by more is what INV-1 is there to see."""
 
 
-def text(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """Text that a file system and a UTF-8 file can hold; ValueError for any other value."""
     if not isinstance(value, str):
         raise ValueError("must be a string")
@@ -33,27 +33,27 @@ def text(value: Any) -> Any:
     return value
 
 
-def path(value: Any) -> Any:
+def as_path(value: Any) -> Any:
     """A path as the user gave it, from text or a Path."""
-    return Path(text(str(value) if isinstance(value, Path) else value))
+    return Path(as_text(str(value) if isinstance(value, Path) else value))
 
 
-def policy(value: Any) -> Any:
+def as_policy(value: Any) -> Any:
     """A policy from its name; ValueError lists the four names."""
     if value not in list(Policy):
         raise ValueError(f"must be one of {', '.join(Policy)}")
     return Policy(value)
 
 
-def number(value: Any) -> Any:
+def as_number(value: Any) -> Any:
     """ValueError for NaN, an infinity, or an integer beyond float64; anything else is pydantic's to judge."""
     if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
         raise ValueError("must be a finite number")
     return value
 
 
-GivenPath = Annotated[Path, BeforeValidator(path)]
-Finite = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
+GivenPath = Annotated[Path, BeforeValidator(as_path)]
+Finite = Annotated[float, BeforeValidator(as_number), Field(allow_inf_nan=False)]
 Loss = Annotated[Finite, Field(ge=0)]
 
 

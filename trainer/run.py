@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from karat.core.errors import CheckpointError, ConfigError, KaratError, StorageError
@@ -175,28 +176,28 @@ def keep_rows_before(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
+@dataclass
+class Found:
+    """What a run came to: validation losses, of the averaged weights and by kind of sequence too, as far as it got."""
+
+    baseline: float | None = None
+    averaged: float | None = None
+    bpb: float | None = None
+    kinds: dict[str, float] = field(default_factory=dict)
+
+
 def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> tuple[int, float | None]:
     """Trains, evaluates, saves and reports; a violation, a divergence or a signal ends it with a checkpoint."""
     console, out = session.console, session.out
-    bpb = baseline = averaged = None
-    kinds: dict[str, float] = {}
-    message = ""
+    found, message = Found(), ""
     try:
-        baseline = baseline_bpb(session.corpus, session.validation)
-        _announce(session, baseline)
+        found.baseline = baseline_bpb(session.corpus, session.validation)
+        _announce(session, found.baseline)
         with console.start(session.progress.step, session.config.steps):
             train(session, stop.go_on, disturb)
         check_end(session)
         session.save(FINAL)
-        averaged = averaged_loss(session, stop.go_on)
-        bpb = final_loss(session, stop.go_on)
-        kinds = losses_by_kind(session, stop.go_on)
-        if not math.isfinite(bpb):
-            raise Diverged(
-                f"the final validation loss is {bpb}", required="a finite number", next_step="lower optim.lr"
-            )
-        session.evaluated(bpb)
-        session.save(FINAL)  # again, now that its loss is known
+        bpb = _evaluate(session, stop, found)
         hold_certificate(session, bpb)
         session.saver.finish()
         code, outcome = _judge_ending(session)
@@ -211,22 +212,39 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         code, outcome = CANNOT_JUDGE, f"interrupted by {stop.requested}"
         message = f"{outcome} at step {session.progress.step}; to go on: trainer resume {out}"
     session.saver.finish()
+    _require_evidence(out)
+    report = build_report(session, outcome, code, found.bpb, found.baseline, found.averaged, found.kinds)
+    digest = write_run_report(session, report)
+    try:
+        plot_run(session, found.baseline)
+    except OSError as error:
+        console.warn(f"no picture: {error}")
+    if message:
+        (console.error if code == VIOLATED else console.note)(message)
+    console.note(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
+    return code, None if message else found.bpb
+
+
+def _evaluate(session: Session, stop: StopRequest, found: Found) -> float:
+    """The validation loss of the final weights, noted and saved with them; Diverged when it is not finite."""
+    found.averaged = averaged_loss(session, stop.go_on)
+    found.bpb = bpb = final_loss(session, stop.go_on)
+    found.kinds = losses_by_kind(session, stop.go_on)
+    if not math.isfinite(bpb):
+        raise Diverged(f"the final validation loss is {bpb}", required="a finite number", next_step="lower optim.lr")
+    session.evaluated(bpb)
+    session.save(FINAL)  # again, now that its loss is known
+    return bpb
+
+
+def _require_evidence(out: Path) -> None:
+    """StorageError when files that the run wrote are gone."""
     if not all((out / name).is_file() for name in (CONFIG, "log.jsonl", "ledger.jsonl")):
         raise StorageError(
             f"{out} lost its files while the run was at work, so there is no evidence of it",
             required=f"{CONFIG}, log.jsonl and ledger.jsonl, as the run wrote them",
             next_step="start the run again, in a folder that nothing else touches",
         )
-    report = build_report(session, outcome, code, bpb, baseline, averaged, kinds)
-    digest = write_run_report(session, report)
-    try:
-        plot_run(session, baseline)
-    except OSError as error:
-        console.warn(f"no picture: {error}")
-    if message:
-        (console.error if code == VIOLATED else console.note)(message)
-    console.note(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
-    return code, None if message else bpb
 
 
 def _judge_ending(session: Session) -> tuple[int, str]:
