@@ -20,7 +20,7 @@ from karat.trainer.checkpoint import CheckpointSaver, Draft, NoRoom, capture_rng
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.training import TrainingObjective
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.build import Rates, build_optimizer
 from karat.trainer.optim.ema import WeightAverage
 
 BATCH, CONTEXT, STEPS = 2, 64, 3
@@ -34,7 +34,7 @@ class Training:
             d_model=256, n_layers=5, n_heads=4, context=CONTEXT, d_ff=1024, streams=1, gf16=False, nca=False
         )
         self.objective = TrainingObjective(Transformer(shape), None)
-        self.optimizer = build_adamw(self.objective, 0.001)
+        self.optimizer = build_optimizer(self.objective, Rates(lr=0.001))
         self.average = WeightAverage(self.objective.named_parameters(), lambda step: 0.99, every=50, first=0.99)
         self.random = np.random.default_rng(0)
         self.done = 0

@@ -37,7 +37,7 @@ from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.jepa import JepaConfig, JepaObjective, JepaOutput
 from karat.trainer.objectives.next_token import head_loss
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.build import Rates, build_optimizer
 
 CLIP, FLOOR = 1.0, 0.1
 PROBE_BATCHES, PROBE_STEPS, PROBE_LR, PROBE_FIRST = 40, 200, 0.02, 1 << 30
@@ -109,7 +109,7 @@ def trained(arm: str, weight: float, seed: int, text: Text, settings: Settings, 
         shape = settings.jepa.model_copy(update={"weight": weight, "warmup": min(settings.jepa.warmup, steps // 5)})
         jepa = JepaObjective(model, shape, steps=steps, seed=seed)
         parts["jepa"] = jepa
-    optimizer = build_adamw(parts, settings.lr)
+    optimizer = build_optimizer(parts, Rates(lr=settings.lr))
     batches = Batches(text.train, settings.context, settings.batch, seed)
     seconds = []
     for step in range(steps):
@@ -123,8 +123,8 @@ def trained(arm: str, weight: float, seed: int, text: Text, settings: Settings, 
             output = jepa(model, inputs, step)
             loss = loss + output.loss
         if arm != ONLY:
-            output = model(inputs)
-            loss = loss + head_loss(output.hidden_BTD, output.head_VD, targets)
+            whole = model(inputs)
+            loss = loss + head_loss(whole.hidden_BTD, whole.head_VD, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parts.parameters(), CLIP)
         optimizer.step()

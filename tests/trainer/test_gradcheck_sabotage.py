@@ -270,9 +270,9 @@ def in_place_of_relu(ctx: Any, *gradients: Tensor) -> Tensor:
     return gradients[0] * ctx.saved_tensors[0]
 
 
-def not_over_the_rows(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-    log_p, targets = ctx.saved_tensors
-    return gradients[0] * (log_p.exp() - torch.nn.functional.one_hot(targets, log_p.shape[-1])), None
+def not_over_the_rows(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    made = iter([gradients[0] * saved for saved in ctx.saved_tensors])
+    return (*(next(made) if wanted else None for wanted in ctx.needs_input_grad[:2]), None)
 
 
 def leaking(*args: Tensor, is_causal: bool, scale: float) -> Tensor:
@@ -294,7 +294,7 @@ OWN = {
         own_feedforward._SquaredReLU, "backward", staticmethod(in_place_of_relu), "relu2"
     ),
     "a cross-entropy that is not over the rows": Sabotage(
-        next_token._CrossEntropy, "backward", staticmethod(not_over_the_rows), "cross-entropy"
+        next_token._HeadLoss, "backward", staticmethod(not_over_the_rows), "cross-entropy"
     ),
     "attention called with sequence length one": Sabotage(
         own_attention.Attention, "forward", one_by_one, "attention", "attention: query"

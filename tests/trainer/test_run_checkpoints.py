@@ -72,7 +72,7 @@ def spoil_from(run: Session, first: int) -> Callable[[int], None]:
     def disturb(step: int) -> None:
         if step >= first:
             with torch.no_grad():
-                run.model.embedding.weight.mul_(-3.0)
+                run.model.embedding.weight.mul_(10.0)
 
     return disturb
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,10 +14,13 @@ Path = tuple[str, ...]
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
-    """The tensors of a nested value with their paths, in order; anything that is no container of these holds none."""
+    """The tensors of a nested value with their paths, in order; anything that is no container of these holds none.
+
+    Logits that a dataclass makes when they are asked for (a cached property whose name begins so) are asked for.
+    """
     if isinstance(value, Tensor):
         yield path, value
-    for key, item in _items(value):
+    for key, item in (*_items(value), *_lazy_logits(value)):
         yield from leaves(item, (*path, key))
 
 
@@ -42,6 +46,13 @@ def replaced(value: Any, by: Mapping[Path, Tensor], path: Path = ()) -> Any:
 def spelled(path: Path) -> str:
     """A path as a person reads it: `input_ids`, `0.logits`."""
     return ".".join(path) or "the tensor"
+
+
+def _lazy_logits(value: Any) -> list[tuple[str, Any]]:
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return []
+    made = (name for name, member in vars(type(value)).items() if isinstance(member, functools.cached_property))
+    return [(name, getattr(value, name)) for name in made if name.startswith("logits")]
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.jepa import JepaConfig, JepaObjective, masked_features
 from karat.trainer.objectives.nca import NcaObjective
 from karat.trainer.objectives.training import TrainingObjective
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.build import Rates, build_optimizer
 
 PLAIN: dict[str, Any] = {"streams": 1, "gf16": False}
 CONFIG = JepaConfig(width=16, heads=2, layers=2, warmup=0, variance_weight=0.0, covariance_weight=0.0)
@@ -219,7 +219,7 @@ def test_training_learns_to_predict_and_does_not_collapse() -> None:
     generator = torch.Generator().manual_seed(1)
     model, jepa = made(CONFIG.model_copy(update={"layers": 1}), steps=60, n_layers=1)
     both = nn.ModuleDict({"model": model, "jepa": jepa})
-    optimizer = build_adamw(both, 0.01)
+    optimizer = build_optimizer(both, Rates(lr=0.01))
     explained = []
     for step in range(60):
         tokens = words[torch.randint(4, (8, 4), generator=generator)].flatten(1)

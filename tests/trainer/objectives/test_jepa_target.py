@@ -18,7 +18,7 @@ from karat.trainer.checkpoint import capture_rng, load_checkpoint, restore_model
 from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.jepa import JepaConfig, JepaObjective
-from karat.trainer.optim.adamw import build_adamw
+from karat.trainer.optim.build import Rates, build_optimizer
 
 STEPS = 12
 
@@ -33,7 +33,7 @@ class Both(nn.Module):
         self.model = Transformer(ModelConfig(**shape, streams=streams, gf16=gf16))
         config = JepaConfig(width=8, heads=2, layers=1, warmup=2, hull_every=2)
         self.jepa = JepaObjective(self.model, config, steps=STEPS, seed=1)
-        self.optimizer = build_adamw(self, 0.01)
+        self.optimizer = build_optimizer(self, Rates(lr=0.01))
 
     def train_from(self, first: int, last: int) -> list[float]:
         losses = []
