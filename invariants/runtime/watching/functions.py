@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from karat.invariants.runtime.preflight.listen import DROPOUTS
+from karat.invariants.runtime.watching.counted import LOW, rounded
 
 SOFTMAX: tuple[Callable[..., Any], ...] = (F.softmax, torch.softmax, Tensor.softmax)
 SIGMOID: tuple[Callable[..., Any], ...] = (torch.sigmoid, F.sigmoid, Tensor.sigmoid, torch.special.expit)
@@ -19,7 +20,7 @@ MIXERS = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer, nn.TransformerEncod
 
 class Functions(TorchFunctionMode):
     """As a context manager. lengths: of queries and of keys, of each attention; rates: of what was dropped in train mode;
-    squashed: identity of outputs of softmax and sigmoid, with the name of the function."""
+    squashed: identity of outputs of softmax and sigmoid, with the name of the function; rounded: see counted.py."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,6 +28,7 @@ class Functions(TorchFunctionMode):
         self.rates: list[float] = []
         self.squashed: dict[int, tuple[str, Tensor]] = {}
         self.weighted = False
+        self.rounded: list[str] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Any = None
@@ -44,6 +46,8 @@ class Functions(TorchFunctionMode):
             p = float(named.get("p", args[1] if len(args) > 1 else 0.5))
             if named.get("training", args[2] if len(args) > 2 else True):
                 self.rates.append(p)
+        elif isinstance(result, Tensor) and result.dtype in LOW and (lost := rounded(func, args, result)):
+            self.rounded.append(lost)
         return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,19 @@ def walk(tensors: Iterable[Tensor], avoid: Callable[[str], bool] = lambda kind: 
                 seen.add(below)
                 waiting.append(below)
     return Walk(leaves, frozenset(kinds), not waiting)
+
+
+def nodes(tensor: Tensor, most: int = MOST_NODES) -> Iterator[tuple[str, Any]]:
+    """The nodes of the graph of a tensor, each once, with the names of their classes; of one that is too large, the first."""
+    waiting: list[Any] = [] if tensor.grad_fn is None else [tensor.grad_fn]
+    seen = set(waiting)
+    while waiting and len(seen) <= most:
+        node = waiting.pop()
+        yield type(node).__name__, node
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                waiting.append(below)
 
 
 def is_step(kind: str) -> bool:

@@ -14,6 +14,7 @@ from corpus.loops import (
     clean_runs,
     clean_schedules,
     followed,
+    replaced,
 )
 from corpus.loops.case import Clean
 
@@ -21,5 +22,5 @@ CLEAN: tuple[Clean, ...] = (
     *clean_schedules.CLEAN, *clean_freezing.CLEAN, *clean_gradients.CLEAN, *clean_networks.CLEAN,
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
     *clean_keeping.CLEAN,
-    *clean_midrun.CLEAN, *followed.CLEAN,
+    *clean_midrun.CLEAN, *followed.CLEAN, *replaced.CLEAN,
 )  # fmt: skip
