@@ -16,6 +16,7 @@ from karat.invariants.runtime.watching.checks.clipping import Clipping
 from karat.invariants.runtime.watching.checks.collapse import Collapse
 from karat.invariants.runtime.watching.checks.crossing import Crossing
 from karat.invariants.runtime.watching.checks.decay import Decay
+from karat.invariants.runtime.watching.checks.downstream import Downstream
 from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.checks.freshness import Freshness
 from karat.invariants.runtime.watching.checks.frozen import Frozen
@@ -58,7 +59,7 @@ ORDER: tuple[type[Check], ...] = (
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
-    Replaced, Shared, LossGraph,
+    Replaced, Shared, LossGraph, Downstream,
 )  # fmt: skip
 
 

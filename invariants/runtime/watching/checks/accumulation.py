@@ -81,9 +81,24 @@ class Accumulation(Check):
                 loop.off(self)  # the losses of one clear the gradients of the other
 
     def quick(self, loop: Loop, place: int, step: int) -> bool:
-        counter = self._counters.get(place)
-        if counter is None or counter.backwards != 1 or loop.spec.accumulation is not None:
+        counter, declared = self._counters.get(place), loop.spec.accumulation
+        if counter is None or counter.anew > 1:
             return False
+        groups = self._groups.get(place)
+        if declared is None:
+            if groups is not None:
+                groups.cleared, groups.usual = 0, max(groups.usual, counter.backwards)
+        elif (
+            counter.backwards != declared
+            or groups is None
+            or not groups.calls
+            or loop.forwards - loop.forwards_at[place] != declared * groups.calls
+        ):
+            return False
+        else:
+            groups.fewer = groups.several = groups.cleared = 0
+            groups.usual = max(groups.usual, declared)
+            loop.tallies[RULE.id].checks += 1
         counter.renew()
         return True
 
