@@ -16,8 +16,8 @@ RULE = Rule(
     seen_by=("watch",),
     when="every step, on a few small parameters of each optimizer",
     limits=(
-        "a gradient is seen on up to three small parameters of each optimizer: of others that are not cleared the last small one, "
-        "and one after the other, at turns",
+        "a gradient is seen on up to three small parameters of each optimizer; of others that are not cleared the last small "
+        "one, and one after the other, at turns",
         "what another optimizer's turn left is seen where both step in turn, from the second time on, as WARN",
         "the gradient of an evaluation is seen where it is always of the same batch, as WARN",
         "steps of an optimizer that is given a closure",

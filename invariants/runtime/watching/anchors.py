@@ -3,7 +3,6 @@ and onto what."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from karat.invariants.runtime.watching.loop import Held
 from karat.invariants.runtime.watching.naming import plain
+from karat.invariants.runtime.watching.sampling import largest
 
 _compiling = torch.compiler.is_dynamo_compiling
 
@@ -45,7 +45,7 @@ class Anchor:
         """Before a gradient is added to the parameter's own."""
         held = self.parameter.grad
         if self.measured:
-            self.brought.append(torch.linalg.vector_norm(gradient.detach(), math.inf))
+            self.brought.append(largest(gradient.detach()))
         if held is None:
             self.cleared = True
         elif not self.cleared or self.backwards == 1:

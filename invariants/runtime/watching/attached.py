@@ -135,7 +135,8 @@ def every() -> list[Any]:
     counts = _counts()
     if counts.keys() <= _COUNTED.keys():
         known = [o for held in _KNOWN if (o := held()) is not None]
-        young = [o for generation in (0, 1) for o in gc.get_objects(generation) if issubclass(type(o), ROOTS)]
+        kinds = {kind for root in ROOTS for kind in subclasses(root)}
+        young = [o for generation in (0, 1) for o in gc.get_objects(generation) if type(o) in kinds]
         found = {id(o): o for o in (*known, *young)}
         made = [count - _COUNTED[key] for key, count in counts.items()]
         if min(made) >= 0 and len(found) >= sum(made):  # one below zero: a class is named in fewer places than it was

@@ -80,7 +80,7 @@ class Downstream(Check):
 
 def _kept(step: int, anchor: Anchor, left: list[float]) -> dict[str, Any]:
     return {
-        "message": f"the gradient of {anchor.name} was not cleared since step {step - 1}: zero_grad() is missing, or of a part of "
-        "the model alone",
+        "message": f"the gradient of {anchor.name} was not cleared since step {step - 1}: zero_grad() is missing, or is of a "
+        "part of the model",
         "where": "", "evidence": f"{anchor.backwards} backward passes, the first onto a gradient of norm {left[0]:.3g}",
     }  # fmt: skip
