@@ -135,8 +135,7 @@ def every() -> list[Any]:
     counts = _counts()
     if counts.keys() <= _COUNTED.keys():
         known = [o for held in _KNOWN if (o := held()) is not None]
-        kinds = {kind for root in ROOTS for kind in subclasses(root)}
-        young = [o for generation in (0, 1) for o in gc.get_objects(generation) if type(o) in kinds]
+        young = [o for generation in (0, 1) for o in gc.get_objects(generation) if issubclass(type(o), ROOTS)]
         found = {id(o): o for o in (*known, *young)}
         made = [count - _COUNTED[key] for key, count in counts.items()]
         if min(made) >= 0 and len(found) >= sum(made):  # one below zero: a class is named in fewer places than it was
