@@ -31,6 +31,7 @@ SUBJECTS = (
     "schedule", "schedulers", "reach", "terms", "fresh", "finite", "accumulation", "clipping", "scaling", "parameters", "copies",
     "semantics", "modes", "outputs", "numerics", "data", "state", "search", "general", "exchanged", "keeping", "midrun",
     "rounded",
+    "replaced",
     "followed",
 )  # fmt: skip
 RISE = 1.1
