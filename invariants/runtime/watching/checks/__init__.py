@@ -29,6 +29,7 @@ from karat.invariants.runtime.watching.checks.logged import LoggedLosses
 from karat.invariants.runtime.watching.checks.loss_graph import LossGraph
 from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.losses import Losses
+from karat.invariants.runtime.watching.checks.misspelt import Misspelt
 from karat.invariants.runtime.watching.checks.mode import Mode
 from karat.invariants.runtime.watching.checks.moments import Moments
 from karat.invariants.runtime.watching.checks.movement import Movement
@@ -48,6 +49,7 @@ from karat.invariants.runtime.watching.checks.rounded import Rounded
 from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
 from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
 from karat.invariants.runtime.watching.checks.shared import Shared
+from karat.invariants.runtime.watching.checks.skipped import Skipped
 from karat.invariants.runtime.watching.checks.split import Split
 from karat.invariants.runtime.watching.checks.terms import LossTerms
 from karat.invariants.runtime.watching.checks.ties import Ties
@@ -59,7 +61,7 @@ ORDER: tuple[type[Check], ...] = (
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
-    Replaced, Shared, LossGraph, Downstream,
+    Replaced, Shared, LossGraph, Downstream, Misspelt, Skipped,
 )  # fmt: skip
 
 
