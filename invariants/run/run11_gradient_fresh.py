@@ -20,6 +20,11 @@ RULE = Rule(
         "one, and one after the other, at turns",
         "what another optimizer's turn left is seen where both step in turn, from the second time on, as WARN",
         "the gradient of an evaluation is seen where it is always of the same batch, as WARN",
+        "two backward passes through one forward, of nearly the same loss, where steps before had one: WARN; of two losses that "
+        "differ they are meant",
+        "a gradient that is not finite, for which steps are left out and which is not cleared: WARN, after 64 forwards "
+        "or at the end",
+        "steps that apply nothing and before which nothing was called, 4 in a row, are WARN",
         "steps of an optimizer that is given a closure",
         "gradients put into .grad by hand, unless the very same is left there",
     ),

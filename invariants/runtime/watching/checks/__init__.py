@@ -48,9 +48,11 @@ from karat.invariants.runtime.watching.checks.rewritten import Rewritten
 from karat.invariants.runtime.watching.checks.rounded import Rounded
 from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
 from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
+from karat.invariants.runtime.watching.checks.severed import Severed
 from karat.invariants.runtime.watching.checks.shared import Shared
 from karat.invariants.runtime.watching.checks.skipped import Skipped
 from karat.invariants.runtime.watching.checks.split import Split
+from karat.invariants.runtime.watching.checks.swapped import Swapped
 from karat.invariants.runtime.watching.checks.terms import LossTerms
 from karat.invariants.runtime.watching.checks.ties import Ties
 from karat.invariants.runtime.watching.checks.unstepped import Unstepped
@@ -61,7 +63,7 @@ ORDER: tuple[type[Check], ...] = (
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
-    Replaced, Shared, LossGraph, Downstream, Misspelt, Skipped,
+    Replaced, Shared, LossGraph, Downstream, Misspelt, Skipped, Swapped, Severed,
 )  # fmt: skip
 
 

@@ -36,7 +36,9 @@ class Misspelt(Check):
         loop.off(self)
         where, name, value, of = found[0]
         others = f", and on {len(found) - 1} more" if len(found) > 1 else ""
-        kind = "a module, whose parameters do not see it" if of == "module" else "a parameter, which has no such attribute"
+        kind = (
+            "a module, whose parameters do not see it" if of == "module" else "a parameter, which has no such attribute"
+        )
         loop.judge(
             RULE, moment.step, RULE.margin(len(found), 0),
             lambda: {

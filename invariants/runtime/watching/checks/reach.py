@@ -199,7 +199,10 @@ class Reach(Check):
         other = {h.name: h.parameter for h in off if moment.step == 0 and not covered(h.name, spec.frozen)}
         names = list(loop.parameters)
         for those, message in (
-            (stopped, "was trained up to now, and from this step on has requires_grad = False: the optimizer has nothing left to train"),
+            (
+                stopped,
+                "was trained up to now, and from this step on has requires_grad = False: the optimizer has nothing left to train",
+            ),
             (other if spec.frozen else {}, "has requires_grad = False, and is not among Spec.frozen"),
         ):
             if those:

@@ -238,7 +238,9 @@ class SchedulerSteps(Check):
 def state_of(optimizer: torch.optim.Optimizer) -> list[int]:
     """What each step of an optimizer changes of what it remembers of a few parameters: how often it was written to."""
     few = list(optimizer.state.values())[:FEW]
-    return [t._version for entry in few if isinstance(entry, dict) for t in entry.values() if isinstance(t, torch.Tensor)]
+    return [
+        t._version for entry in few if isinstance(entry, dict) for t in entry.values() if isinstance(t, torch.Tensor)
+    ]
 
 
 def _too_often(name: str, since: int, batches: int, step: int) -> str:

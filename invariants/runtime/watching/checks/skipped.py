@@ -45,21 +45,23 @@ class Skipped(Check):
     def _look(self, loop: Loop, least: int) -> None:
         for anchors in loop.anchors.values():
             kept = [a for a in anchors if a.backwards >= least and not_finite(a)]
-            if not kept:
-                continue
-            loop.off(self)
-            passes = kept[0].backwards
-            loop.judge(
-                RULE, loop.step, RULE.margin(1, 0),
-                lambda: {
-                    "message": f"no step since step {loop.step - 1}, and {passes} backward passes: the gradient is not finite, the "
-                    "loop leaves the step out for it, and does not clear it: what is added to NaN is NaN, and no step comes any "
-                    "more. Call zero_grad() where a step is left out",
-                    "where": "skipped", "severity": Severity.WARN, "phase": "in a forward",
-                    "evidence": f"the gradient of {kept[0].name} holds NaN or an infinity and was not cleared",  # noqa: B023
-                },
-            )  # fmt: skip
-            return
+            if kept:
+                self._say(loop, kept[0])
+                return
+
+    def _say(self, loop: Loop, kept: Anchor) -> None:
+        loop.off(self)
+        passes = kept.backwards
+        loop.judge(
+            RULE, loop.step, RULE.margin(1, 0),
+            lambda: {
+                "message": f"no step since step {loop.step - 1}, and {passes} backward passes: the gradient is not finite, and the "
+                "loop leaves the step out for it and does not clear it: what is added to NaN is NaN, and no step comes any more. Call "
+                "zero_grad() where a step is left out",
+                "where": "skipped", "severity": Severity.WARN, "phase": "in a forward",
+                "evidence": f"the gradient of {kept.name} holds NaN or an infinity and was not cleared",
+            },
+        )  # fmt: skip
 
 
 def not_finite(anchor: Anchor) -> bool:
