@@ -20,6 +20,8 @@ WORDS = {
     "thawed-by-an-attribute": (12, "Call requires_grad_(True)"),
     "nan-kept-by-a-skipped-step": (10, "what is added to NaN is NaN"),
     "average-left-in-the-model": (15, "were not put back"),
+    "lines-of-other-lengths": (1, "a mean of means"),
+    "advantage-with-its-graph": (0, "Detach the advantage"),
     "heads-that-cut-the-time": (0, "cut in pieces"),
     "mask-of-padding-inverted": (0, "the mask is inverted"),
     "memory-detached-in-mid-run": (12, "goes into mixer detached"),

@@ -12,6 +12,11 @@ MOST_NODES = 50_000
 """Nodes that one walk visits, about 1 us each."""
 STEPS = ("Round", "Sign", "Floor", "Ceil", "Trunc", "Bernoulli")
 """Operations whose backward is zero throughout, for they are constant between jumps; as autograd calls their nodes."""
+SAME = (
+    "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute", "Slice", "Clone", "Alias", "ToCopy",
+    "Index", "IndexSelect", "Movedim", "Expand", "Contiguous", "Select",
+)  # fmt: skip
+"""Nodes that give the numbers of a tensor in another shape."""
 HIDING = ("CheckpointFunction", "CompiledFunction", "DDPSink")
 """Nodes whose backward reaches parameters that are not among their inputs."""
 
@@ -88,3 +93,12 @@ def contains(tensor: Tensor, node: Any) -> bool | None:
                 seen.add(below)
                 waiting.append(below)
     return None if waiting else False
+
+
+def bare(node: Any) -> Any:
+    """The node under those that only shape."""
+    while node is not None and type(node).__name__.partition("Backward")[0] in SAME and node.next_functions:
+        if node.next_functions[0][0] is None:
+            return node
+        node = node.next_functions[0][0]
+    return node

@@ -8,7 +8,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from corpus.loops.case import Attach
-from corpus.loops.materials import D, K, batches, buggy, clean, labelled, mlp
+from corpus.loops.materials import D, K, Language, V, batches, buggy, clean, labelled, mlp, next_token, text
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, ReduceLROnPlateau
 
@@ -208,6 +208,61 @@ def average_left_in_the_model(attach: Attach, bug: bool) -> None:
     averaged(attach, back=not bug)
 
 
+@buggy("four batches of lines of other lengths are accumulated, each by its own mean", "reduction",
+       source="(F.cross_entropy(logits, y, ignore_index=pad) / 4).backward()")  # fmt: skip
+def lines_of_other_lengths(attach: Attach, bug: bool) -> None:
+    model = Language(vocabulary=V + 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    attach(model, optimizer)
+    draw = torch.Generator().manual_seed(4)
+    for _ in range(8):
+        group = [text(8, length, seed=length) + 1 for length in (4, 6, 9, 12)]
+        for rows in group:
+            rows[:3, torch.randint(2, rows.shape[1], (), generator=draw) :] = 0
+        counted = sum(int((rows[:, 1:] != 0).sum()) for rows in group)
+        optimizer.zero_grad()
+        for rows in group:
+            logits, y = model(rows[:, :-1]), rows[:, 1:]
+            if bug:
+                (next_token(logits, y, ignore_index=0) / 4).backward()
+            else:
+                (next_token(logits, y, ignore_index=0, reduction="sum") / counted).backward()
+        optimizer.step()
+
+
+class ActorCritic(nn.Module):
+    """A policy over four actions and a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.policy, self.value = mlp(1), mlp(2, out=1)
+
+    def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy(state), self.value(state).squeeze(-1)
+
+
+@buggy("the advantage that weighs the log-probabilities keeps the graph of the critic", "softmax",
+       source="policy_loss = -(log_prob * (returns - values)).mean()")  # fmt: skip
+def advantage_with_its_graph(attach: Attach, bug: bool) -> None:
+    model = ActorCritic()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    attach(model, optimizer)
+    draw = torch.Generator().manual_seed(6)
+    for _ in range(12):
+        state = torch.randn(32, D, generator=draw)
+        logits, value = model(state)
+        action = torch.multinomial(logits.detach().softmax(-1), 1, generator=draw)
+        returns = state.gather(1, action).squeeze(1) + 1.0
+        advantage = returns - value
+        chosen = logits.log_softmax(-1).gather(1, action).squeeze(1)
+        policy = -(chosen * (advantage if bug else advantage.detach())).mean()
+        loss = policy + 0.5 * F.mse_loss(value, returns)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 @clean
 def slow_weights_by_hand(attach: Attach) -> None:
     """weights that become their average at every fifth step, evaluated after some of these steps"""
@@ -246,6 +301,7 @@ def part_frozen_in_mid_run(attach: Attach) -> None:
 CASES = (
     tail_that_joins_the_next_group, gradient_of_a_look_is_left, rollback_to_another_model, scheduler_of_the_first_stage,
     plateau_that_waits_for_a_rise, thawed_by_an_attribute, nan_kept_by_a_skipped_step, average_left_in_the_model,
+    lines_of_other_lengths, advantage_with_its_graph,
 )  # fmt: skip
 CLEAN = (
     lazy_penalty_by_its_own_backward, slow_weights_by_hand, two_optimizers_in_turn_each_watched, part_frozen_in_mid_run,

@@ -15,19 +15,16 @@ from torch import Tensor
 
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run29_softmax import RULE
+from karat.invariants.runtime.watching.advantage import SAID as ADVANTAGE
+from karat.invariants.runtime.watching.advantage import undetached
 from karat.invariants.runtime.watching.check import Check, Moment
-from karat.invariants.runtime.watching.graph import nodes
+from karat.invariants.runtime.watching.graph import bare, nodes
 from karat.invariants.runtime.watching.loop import Loop
 
 MOST_NODES = 2000
 MOST_LOSSES = 4
 ENOUGH = 2
 """Steps in which some loss was read, after which none is any more."""
-SAME = (
-    "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute", "Slice", "Clone", "Alias", "ToCopy",
-    "Index", "IndexSelect", "Movedim", "Expand", "Contiguous",
-)  # fmt: skip
-"""Nodes that give the numbers of a tensor in another shape."""
 KL = "kl_div is given probabilities where it takes their logarithms: it is no divergence, and has no lower end at the targets"
 TWICE = "a part of the loss takes the softmax of what is a softmax already. Give it the logits"
 BINARY = "a part of the loss takes the sigmoid of what is a sigmoid already. Give it the logits"
@@ -67,7 +64,10 @@ def _losses() -> list[Tensor]:
 def mistaken(loss: Tensor, names: Mapping[int, str]) -> str:
     """What a loss of some of the parameters named is given that it does not take; empty where nothing is."""
     found, own = "", False
-    for kind, node in nodes(loss, MOST_NODES):
+    every = list(nodes(loss, MOST_NODES))
+    if undetached(every):
+        found = ADVANTAGE
+    for kind, node in every:
         below = node.next_functions
         if kind == "AccumulateGrad":
             own = own or id(node.variable) in names
@@ -88,17 +88,8 @@ def _of_probabilities(node: Any) -> bool:
     if constant is not None or not type(product).__name__.startswith("MulBackward"):
         return False
     factors = [below for below, _ in product.next_functions if below is not None]
-    return len(factors) == 1 and type(_bare(factors[0])).__name__.startswith("SoftmaxBackward")
+    return len(factors) == 1 and type(bare(factors[0])).__name__.startswith("SoftmaxBackward")
 
 
 def _given(below: Any, kind: str) -> bool:
-    return bool(below) and below[0][0] is not None and type(_bare(below[0][0])).__name__.startswith(kind)
-
-
-def _bare(node: Any) -> Any:
-    """The node under those that only shape."""
-    while type(node).__name__.partition("Backward")[0] in SAME and node.next_functions:
-        if node.next_functions[0][0] is None:
-            return node
-        node = node.next_functions[0][0]
-    return node
+    return bool(below) and below[0][0] is not None and type(bare(below[0][0])).__name__.startswith(kind)
