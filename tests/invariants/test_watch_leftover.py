@@ -18,7 +18,7 @@ WORDS = {
     "scheduler-of-the-first-stage": (4, "no longer steps"),
     "plateau-that-waits-for-a-rise": (16, "waits for a loss to rise"),
     "thawed-by-an-attribute": (12, "Call requires_grad_(True)"),
-    "nan-kept-by-a-skipped-step": (10, "what is added to NaN is NaN"),
+    "nan-kept-by-a-skipped-step": (10, "What is added to NaN is NaN"),
     "average-left-in-the-model": (15, "were not put back"),
     "lines-of-other-lengths": (1, "a mean of means"),
     "advantage-with-its-graph": (0, "Detach the advantage"),

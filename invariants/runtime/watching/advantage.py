@@ -1,7 +1,7 @@
 """In the graph of a loss: log-probabilities of chosen actions, weighted by what a critic says with its graph.
 
-The advantage is a number that the policy is weighted by. Where it has its graph, the loss of the policy moves the critic too, away
-from the returns that the critic's own loss draws it to.
+The advantage is a number that the policy is weighted by. Where it has its graph, the loss of the policy moves the critic too,
+away from the returns that the critic's own loss draws it to.
 """
 
 from __future__ import annotations

@@ -16,6 +16,10 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def largest(tensor: Tensor) -> Tensor:
     """The largest magnitude, NaN where there is one; the norm of this order takes twenty times as long."""
+    if tensor.is_sparse:
+        tensor = tensor._values()
+        if not tensor.numel():
+            return tensor.new_zeros(())
     low, high = torch.aminmax(tensor)
     return torch.maximum(-low, high)
 

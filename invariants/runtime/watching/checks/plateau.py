@@ -25,6 +25,8 @@ from karat.invariants.runtime.watching.loop import Loop
 
 NEAR, FELL = (0.6, 1.6), 0.9
 """Shares of the best number between which the loss is when it is that loss, and below which it has fallen since."""
+SHARE = 1.0
+"""What no accuracy is above."""
 KEPT = 256
 """Numbers that were logged last."""
 FALLS = frozenset(("loss", "perplexity", "ppl", "nll", "mse", "mae", "rmse", "bpb"))
@@ -84,7 +86,7 @@ class Plateau(Check):
         best, mode = getattr(scheduler, "best", None), getattr(scheduler, "mode", "")
         if not isinstance(best, float) or not followed.steps:
             return
-        if mode == "max" and best > 0 and not any(value == best for _, value in self._logged):
+        if mode == "max" and best > SHARE and not any(value == best for _, value in self._logged):
             self._unlogged(loop, step, followed, best)
         names = sorted({name for name, value in self._logged if value == best})
         wrong = [name for name in names if self._modes[name] not in (mode, "")]

@@ -56,8 +56,8 @@ class Skipped(Check):
             RULE, loop.step, RULE.margin(1, 0),
             lambda: {
                 "message": f"no step since step {loop.step - 1}, and {passes} backward passes: the gradient is not finite, and "
-                "the loop leaves the step out for it and does not clear it: what is added to NaN is NaN, and no step comes any more. "
-                "Call zero_grad() where a step is left out",
+                "the loop leaves the step out and does not clear it. What is added to NaN is NaN, and no step comes any more: "
+                "call zero_grad() where a step is left out",
                 "where": "skipped", "severity": Severity.WARN, "phase": "in a forward",
                 "evidence": f"the gradient of {kept.name} holds NaN or an infinity and was not cleared",
             },
