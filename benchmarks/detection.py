@@ -31,7 +31,8 @@ SUBJECTS = (
     "schedule", "schedulers", "reach", "terms", "fresh", "finite", "accumulation", "clipping", "scaling", "parameters", "copies",
     "semantics", "modes", "outputs", "numerics", "data", "state", "search", "general", "exchanged", "keeping", "midrun",
     "rounded",
-    "followed",
+    "replaced",
+    "followed", "leftover", "attended",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""

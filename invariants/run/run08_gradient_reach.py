@@ -18,6 +18,9 @@ RULE = Rule(
     when=f"before the first step; {TURNS}; of models above 16,384 weights each gradient in turn",
     limits=(
         "a gradient that is wrong but not zero",
+        "a part that is frozen in mid-run is WARN; meant where the loop keeps gradients as zeros, and these were set to None",
+        "what is cut off in mid-run is told, where the loop calls parts itself, after 8 steps without a gradient; as WARN",
+        "requires_grad that is set on a module, or under a name that is nearly that, is WARN where the parameters differ",
         "preflight: one batch and a few virtual steps, and at most 24 parameters without a gradient are tried",
     ),
     source="https://discuss.pytorch.org/t/84911",

@@ -20,6 +20,8 @@ RULE = Rule(
     limits=(
         "steps that the loop leaves out, for then no optimizer.step() is seen",
         "in large models a gradient that is in no other's way is seen when its turn comes, a few steps late",
+        "gradients that the loop makes finite are a WARN, seen on a few gradients at turns, and in the step after one that "
+        "applied nothing but zeros; not where a hook of the loop's own on the parameter made them so",
         "infinite gradients that a GradScaler finds, and whose step it skips",
         "where it began is not said when the model is not called as a whole",
     ),

@@ -16,9 +16,15 @@ RULE = Rule(
     seen_by=("watch",),
     when="every step, on a few small parameters of each optimizer",
     limits=(
-        "a gradient is seen on up to three small parameters of each optimizer: others that are not cleared are not seen",
+        "a gradient is seen on up to three small parameters of each optimizer; of others that are not cleared the last small "
+        "one, and one after the other, at turns",
         "what another optimizer's turn left is seen where both step in turn, from the second time on, as WARN",
         "the gradient of an evaluation is seen where it is always of the same batch, as WARN",
+        "two backward passes through one forward, of nearly the same loss, where steps before had one: WARN; of two losses that "
+        "differ they are meant",
+        "a gradient that is not finite, for which steps are left out and which is not cleared: WARN, after 64 forwards "
+        "or at the end",
+        "steps that apply nothing and before which nothing was called, 4 in a row, are WARN",
         "steps of an optimizer that is given a closure",
         "gradients put into .grad by hand, unless the very same is left there",
     ),

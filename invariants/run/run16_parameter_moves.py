@@ -28,6 +28,7 @@ RULE = Rule(
         "or again soon; multiplied by a number, or pruned, they are not meant",
         "weights that were loaded, evaluated and trained on are a WARN, where no load in the first steps, or without an "
         "evaluation, shows that the loop means it; a loop that goes on from its average on purpose looks the same",
+        "copied by hand they are seen on one parameter; written to through .data, only where a step before is looked at in full",
     ),
     source="https://github.com/Lightning-AI/pytorch-lightning/issues/20215",
     example="model.head.requires_grad_(False)\noptimizer = SGD(model.head.parameters(), lr=0.1)  # holds nothing that trains",

@@ -18,6 +18,8 @@ RULE = Rule(
     when=f"before the first step; {TURNS}, by identity; of more than 16 names in turn",
     limits=(
         "a tie by the forward alone, such as embedding.weight.T, needs no second parameter and is not looked at",
+        "models that are watched as two, or a copy of the model that is called, and share all parameters: WARN; of a copy only "
+        "where it was made before the guards were attached",
         "what is untied with both parameters in the optimizer is a WARN: it may be meant",
     ),
     source="https://github.com/pytorch/pytorch/issues/188346",

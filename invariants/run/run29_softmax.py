@@ -19,7 +19,9 @@ RULE = Rule(
     when=f"before the first step; {LOOKS}",
     limits=(
         "read off the gradient at the outputs of the model",
-        "a softmax or sigmoid that the loop applies itself is seen by preflight alone",
+        "of a loss that is a sum of several: a softmax or sigmoid just before one that takes logits, and kl_div of a softmax, "
+        "read off its graph in the first steps, as WARN, where the loop keeps the loss in a variable until the step; so is an "
+        "advantage that is not detached, in a product with gathered log-probabilities, where the same value is regressed",
     ),
     source="https://github.com/Lightning-Universe/lightning-bolts/issues/654",
     example="loss = F.cross_entropy(model(x).softmax(-1), y)",

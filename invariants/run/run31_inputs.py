@@ -25,7 +25,7 @@ RULE = Rule(
         "data that are changed in place are told where batches are slices of one tensor, not copies, and each column comes back "
         "as a multiple of what it was, and a shift",
         "inputs named mask, label, type, position, length or index; labels that act on a loss among the outputs",
-        "a weak effect counts as one",
+        "a weak effect counts as one; of pieces that do not see each other only the halves of a next-token model are compared",
         "models without attention, recurrence or convolution need not mix positions",
     ),
     source="https://github.com/titu1994/LSTM-FCN/issues/11",

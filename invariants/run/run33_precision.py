@@ -21,6 +21,7 @@ RULE = Rule(
     limits=(
         "weights that are rounded by a way through a shorter type are WARN, and seen only where the model is called or saved in "
         "that type",
+        "positions that are counted in a type too short for them are WARN, seen where the forward itself calls arange or casts",
         "optimizers that are not torch's own may round stochastically or keep a compensation: of those it is a WARN",
         "while the rate rises or falls away nothing is said",
         "float32 is a WARN at most",

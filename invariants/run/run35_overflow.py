@@ -17,7 +17,8 @@ RULE = Rule(
     seen_by=("watch",),
     when="outputs and inputs of every forward in float16; parameters and gradients in the first steps and every K",
     limits=(
-        "activations inside the model",
+        "activations inside the model; but of terms that are logged before backward, at looks, an infinity in float16 that "
+        "nan_to_num or clamp makes a number",
         "large negative outputs, which masks are made of",
     ),
     source="https://github.com/huggingface/transformers/issues/9295",

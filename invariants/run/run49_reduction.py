@@ -16,6 +16,7 @@ RULE = Rule(
     seen_by=("watch",),
     when="first steps, every K",
     limits=(
+        "a mean of means of batches padded to other lengths is told of four or more accumulated ones, or as many as declared",
         "losses other than a cross-entropy of class indices",
         "a term of the loss with a factor of its own is left alone",
     ),

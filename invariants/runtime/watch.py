@@ -191,7 +191,7 @@ class Watch(Frame):
         if close is not None:
             close()
         self._checks = []
-        self._log_calls, self._calls = [], {}
+        self._log_calls, self._calls, self._own = [], {}, {}
         self._moments = {}
         self._declared = Declared(self._declared.monitor, (), self._declared.not_checked)
         self._loop.forget()

@@ -187,6 +187,7 @@ def test_a_check_that_raises_between_leaves_the_others_on_duty(monkeypatch: pyte
         raise RuntimeError("lost")
 
     monkeypatch.setattr(Finite, "before_step", before_step)
+    guards._own.clear()
     guards._list()
     step(model, optimizer)  # after a change of duties all are asked
     assert "its check raised" in guards.not_checked["finite"] and "lost" in guards.not_checked["finite"]

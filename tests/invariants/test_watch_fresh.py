@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from karat.invariants.runtime import watch
+from karat.invariants.runtime.watching.between import Between
 
 FRESH, FINITE = "gradient-fresh", "finite"
 
@@ -352,3 +353,80 @@ def test_a_parameter_that_was_exchanged_between_two_looks_is_not_stale(at: int) 
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     assert guards.violations == []
+
+
+@pytest.mark.parametrize("begin", [0, 70, 130])
+def test_gradients_of_a_part_that_are_not_cleared_are_seen_at_the_next_turn(begin: int) -> None:
+    model, optimizer, guards = setup()
+    for step in range(164):
+        (model[0] if step >= begin else model).zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+    told = found(guards, FRESH)
+    assert [t[0] for t in told] == ["FAIL"]
+    assert told[0][1] == {0: 1, 70: 72, 130: 160}[begin]
+
+
+def each(zeros: bool, batches: int, steps: int = 200, **given: Any) -> Any:
+    """Guards of a loop that accumulates, and clears by zeros or by None, which goes on for some steps."""
+    model, optimizer, guards = setup(**given)
+    for step in range(steps):
+        optimizer.zero_grad(set_to_none=not zeros)
+        for k in range(batches):
+            loss_of(model, 3 * step + k).backward()
+        optimizer.step()
+    return guards
+
+
+def test_heads_that_take_turns_and_are_cleared_by_zeros_are_fresh() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"a": nn.Linear(6, 8), "b": nn.Linear(8, 3), "c": nn.Linear(8, 3)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    guards = watch(model, optimizer, policy="observe")
+    for step in range(164):
+        optimizer.zero_grad(set_to_none=False)
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step))
+        for head in ("b", "c")[: 1 + step % 2]:
+            model[head](torch.tanh(model["a"](x))).square().mean().backward()
+        optimizer.step()
+    assert found(guards, FRESH) == []
+
+
+@pytest.mark.parametrize(("zeros", "batches"), [(True, 1), (False, 3), (True, 2)])
+def test_accumulation_and_zeros_have_their_quiet_steps(zeros: bool, batches: int, monkeypatch: Any) -> None:
+    quiet: list[int] = []
+    after = Between.after
+
+    def counted(self: Between) -> None:
+        quiet.append(self.place)
+        after(self)
+
+    monkeypatch.setattr(Between, "after", counted)
+    for given in ({}, {"spec": {"accumulation": batches}}):
+        quiet.clear()
+        assert each(zeros, batches, **given).violations == []
+        assert len(quiet) > 130
+
+
+@pytest.mark.parametrize(("zeros", "batches"), [(False, 1), (True, 1), (False, 3)])
+def test_gradients_that_are_no_longer_cleared_are_seen_in_that_very_step(zeros: bool, batches: int) -> None:
+    model, optimizer, guards = setup()
+    for step in range(150):
+        if step < 141:
+            optimizer.zero_grad(set_to_none=not zeros)
+        for k in range(batches):
+            loss_of(model, 3 * step + k).backward()
+        optimizer.step()
+    only(guards, FRESH, "FAIL", 141, "zero_grad() is missing")
+
+
+def test_a_graph_that_is_counted_twice_is_seen_in_that_very_step() -> None:
+    model, optimizer, guards = setup()
+    for step in range(150):
+        optimizer.zero_grad()
+        loss = loss_of(model, step)
+        if step >= 141:
+            loss.backward(retain_graph=True)
+        loss.backward()
+        optimizer.step()
+    only(guards, FRESH, "FAIL", 141, "added twice")

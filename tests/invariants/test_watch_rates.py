@@ -18,6 +18,7 @@ from karat.invariants.run import schedule_causes
 from karat.invariants.run.rate_history import History
 from karat.invariants.runtime import Stopped, watch
 from karat.invariants.runtime.watching.attached import look_through
+from karat.invariants.runtime.watching.between import Between
 
 OURS = {"lr-schedule", "lr-decay", "warmup-ends", "scheduler-steps", "lr-range", "lr-groups"}
 Rate = Callable[[int], float]
@@ -335,3 +336,46 @@ def test_tensor_rates_and_optimizers_without_a_rate() -> None:
             return None
 
     assert loop(8, optimizer_of=Plain) == []
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-5])
+def test_groups_of_several_rates_that_fall_together_have_their_quiet_steps(floor: float, monkeypatch: Any) -> None:
+    quiet: list[int] = []
+    after = Between.after
+
+    def counted(self: Between) -> None:
+        quiet.append(self.place)
+        after(self)
+
+    monkeypatch.setattr(Between, "after", counted)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = groups_of(model, (1e-2, 1e-3))
+    scheduler = schedulers.CosineAnnealingLR(optimizer, 220, eta_min=floor)
+    guards = watch(model, optimizer, policy="observe", scheduler=scheduler)
+    for _ in range(200):
+        stepped(model, optimizer)
+        scheduler.step()
+    assert guards.violations == []
+    assert len(quiet) > 130
+
+
+@pytest.mark.parametrize(("at", "rates", "slug"), [
+    (141, (5e-3, 5e-3), "lr-groups"), (141, (2e-2, 2e-3), "lr-decay"), (141, (-1e-3, 1e-4), "lr-range"),
+])  # fmt: skip
+def test_groups_of_several_rates_that_do_something_else_are_seen_in_that_very_step(
+    at: int, rates: tuple[float, float], slug: str
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = groups_of(model, (1e-2, 1e-3))
+    guards = watch(model, optimizer, policy="observe")
+    for step in range(150):
+        for group, first, other in zip(optimizer.param_groups, (1e-2, 1e-3), rates, strict=True):
+            group["lr"] = other if step >= at else first * (1 - step / 200)
+        stepped(model, optimizer)
+    assert (slug, at) in [(v.slug, v.step) for v in guards.violations]
+
+
+def stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()

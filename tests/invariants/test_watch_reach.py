@@ -236,16 +236,22 @@ def test_a_teacher_that_follows_the_student_is_not_cut() -> None:
     assert found(guards) == []
 
 
-def test_a_parameter_switched_off_in_the_middle_is_a_warning() -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_parameter_switched_off_in_the_middle_is_a_warning_and_meant_where_its_gradient_was_taken_away(
+    kept: bool,
+) -> None:
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters())
     guards = watch(model, optimizer, policy="observe")
     for step in range(8):
-        model.encoder.requires_grad_(step < 5)
-        optimizer.zero_grad()
+        if step == 5:
+            model.encoder.requires_grad_(False)
+            model.encoder.zero_grad()
+        optimizer.zero_grad(set_to_none=not kept)
         model(torch.randn(8, 6)).square().mean().backward()
         optimizer.step()
-    assert found(guards) == [(REACH, "WARN", 5)] and "requires_grad = False" in guards.violations[0].observed
+    assert found(guards) == ([] if kept else [(REACH, "WARN", 5)])
+    assert all("requires_grad = False" in v.observed for v in guards.violations)
 
 
 def test_what_is_declared_detached_or_suppressed_is_not_said() -> None:

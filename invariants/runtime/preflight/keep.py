@@ -12,6 +12,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,10 @@ class Kept:
         self.names = touched.names
         self._touched, self._walk = touched, walk
         self._containers, self._generators = list(walk.containers.values()), list(walk.generators.values())
+        self._held, kept = [c for c, _ in self._containers], [m for _, m in self._containers]
+        self._dicts = [c for c in self._held if isinstance(c, dict)]
+        self._lengths, self._members = [*map(len, kept)], [*chain.from_iterable(kept)]
+        self._values = [value for m in kept if isinstance(m, dict) for value in m.values()]
         self._slots, self._arrays = list(walk.slots.values()), list(walk.arrays.values())
         self._tensors = (
             [] if self.refusal and not parameters else [_KeptTensor(t) for t in walk.tensors.values() if whole(t)]
@@ -95,12 +101,24 @@ class Kept:
         if failed:
             raise failed[0]
 
+    def _untouched(self) -> bool:
+        """Whether all containers have the very members that they had, told quickly: a model has some for each module."""
+        try:
+            return (
+                [*map(len, self._held)] == self._lengths
+                and all(map(is_, chain.from_iterable(self._held), self._members))
+                and all(map(is_, chain.from_iterable(d.values() for d in self._dicts), self._values))
+            )
+        except Exception:
+            return False
+
     def _restoring(self) -> Iterator[Callable[[], None]]:
         yield partial(_set_random, self._random)
         for generator, state in self._generators:
             yield partial(set_generator, generator, state)
-        for container, members in self._containers:
-            yield partial(_refill, container, members)
+        if not self._untouched():
+            for container, members in self._containers:
+                yield partial(_refill, container, members)
         for tensor in self._tensors:
             yield tensor.put_back
         for owner, name, value in self._slots:

@@ -12,6 +12,7 @@ from karat.invariants.runtime.preflight.inputs import (
     changeable,
     is_other,
     jittered,
+    next_token,
     others,
     sequence,
     structural,
@@ -24,6 +25,8 @@ from karat.invariants.runtime.preflight.traces import roughly
 from karat.invariants.runtime.preflight.trees import Path, spelled
 
 RULE = Says(INPUTS)
+LEAST_LENGTH = 8
+"""Positions of a sequence of which the halves are compared."""
 OWN_POSITION = "each output depends on the input at its own position alone"
 
 
@@ -106,7 +109,7 @@ def _positions(subject: Probed, call: Call, base: Tensor) -> tuple[list[Path], l
         moved = (answer(subject, {path: changed}) - base).abs().flatten(2).amax((0, 2))
         moved[place] = 0
         if float(moved.max()) > roughly(base):
-            return [path], []
+            return [path], _halves(subject, path, x, new, base)
     if not time_is_second(subject, x):
         changed = x.clone()
         changed[0] = new[0]
@@ -118,6 +121,25 @@ def _positions(subject: Probed, call: Call, base: Tensor) -> tuple[list[Path], l
     )
     evidence = f"positions 0, {length // 2}, {length - 1} of {length} changed"
     return [], [RULE.warn(message, subject.spec.network, margin=RULE.margin(1, 0), evidence=evidence)]
+
+
+def _halves(subject: Probed, path: Path, x: Tensor, new: Tensor, base: Tensor) -> list[Finding]:
+    """In a next-token model, whether the second half of the positions depends on the first: not where the axes of time and
+    heads were exchanged by a view, so that each head has a piece of the sequence for its own."""
+    half = x.shape[1] // 2
+    if x.shape[1] < LEAST_LENGTH or not next_token(subject, x):
+        return []
+    changed = x.clone()
+    changed[:, :half] = new[:, :half]
+    moved = (answer(subject, {path: changed}) - base).abs().flatten(2).amax((0, 2))
+    if float(moved[half:].max()) > 0 or not float(moved[1:half].min()) > roughly(base):
+        return []
+    message = (
+        f"no output from position {half} on depends on any input before {half}: the sequence is cut in pieces that do not see "
+        "each other (a view or reshape to heads without transpose, which gives each head a piece of the time)"
+    )
+    evidence = f"all inputs before {half} of {x.shape[1]} changed; not one bit of the outputs from there on did"
+    return [RULE.warn(message, subject.spec.network, margin=RULE.margin(1, 0), evidence=evidence)]
 
 
 PROBE = RULE.probe(look)

@@ -32,7 +32,7 @@ def _siblings(subject: Probed) -> list[Finding]:
     modules = dict(subject.model.named_modules())
     families: dict[tuple[str, type], list[str]] = {}
     for name, module in modules.items():
-        if name and any(p.requires_grad for p in module.parameters()):
+        if name and any(p.requires_grad and p.dim() > 1 for p in module.parameters()):  # all norms start alike
             families.setdefault((name.rpartition(".")[0], type(module)), []).append(name)
     watched = {n: modules[n] for names in families.values() if len(names) > 1 for n in names}
     seen: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
@@ -43,7 +43,7 @@ def _siblings(subject: Probed) -> list[Finding]:
     subject.forward(watched=watched, seen=note)
     findings = []
     for (parent, kind), names in families.items():
-        told = [n for n in names if n in seen and _alive(seen[n][1])]
+        told = [n for n in names if n in seen and _alive(seen[n][1]) and not _passes(seen[n])]
         twins = [n for k, n in enumerate(told) if any(_equal(seen[n], seen[m]) for m in told[:k])]
         if twins:
             message = f"{some(twins)} gives the same output as another {kind.__name__} of {parent or 'the model'}: "
@@ -84,6 +84,13 @@ def _repeated(subject: Probed) -> list[Finding]:
 def _alive(outputs: list[Tensor]) -> bool:
     """Whether an output can tell two branches apart: one that is constant, such as zero at the start, cannot."""
     return any(t.numel() > 1 and bool((t != t.flatten()[0]).any()) for t in outputs)
+
+
+def _passes(call: tuple[list[Tensor], list[Tensor]]) -> bool:
+    """Whether a module gives what it was given: a residual branch that is scaled by zero at the start does, and so do all of
+    its siblings."""
+    given, gives = call
+    return all(any(x.shape == y.shape and torch.equal(x, y) for x in given) for y in gives)
 
 
 def _equal(a: tuple[list[Tensor], list[Tensor]], b: tuple[list[Tensor], list[Tensor]]) -> bool:

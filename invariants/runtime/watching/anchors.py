@@ -12,6 +12,7 @@ from torch import Tensor
 
 from karat.invariants.runtime.watching.loop import Held
 from karat.invariants.runtime.watching.naming import plain
+from karat.invariants.runtime.watching.sampling import largest
 
 _compiling = torch.compiler.is_dynamo_compiling
 
@@ -21,8 +22,8 @@ class Anchor:
     """One parameter, and what its gradient went through since the last step of its optimizer.
 
     cleared: an accumulation began from no gradient. left: norms of what was there at the start of each accumulation that
-    did not. repeats: differences between a gradient that is added and what was there. brought: norms of what was added,
-    once a step applied nothing. applied: what the last step applied.
+    did not. repeats: differences between a gradient that is added and what was there. brought: the largest number of what
+    was added, while it is `measured`: once a step applied nothing, and at turns. applied: what the last step applied.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Anchor:
         """Before a gradient is added to the parameter's own."""
         held = self.parameter.grad
         if self.measured:
-            self.brought.append(torch.linalg.vector_norm(gradient.detach()))
+            self.brought.append(largest(gradient.detach()))
         if held is None:
             self.cleared = True
         elif not self.cleared or self.backwards == 1:

@@ -92,7 +92,9 @@ class Between:
         dot = torch.dot
         for anchor, squared in self._anchors:
             gradient = anchor.parameter.grad
-            if anchor.backwards != 1 or not anchor.cleared or anchor.measured or gradient is None:
+            if anchor.measured or gradient is None:
+                return False
+            if (anchor.backwards != 1 or not anchor.cleared) and not self._accumulated(anchor):
                 return False
             size = dot(gradient, gradient).item() if squared else norm_of(gradient)
             if not 0 < size < math.inf or not anchor.parameter.requires_grad:
@@ -105,6 +107,13 @@ class Between:
         if timed:
             self._cost.add(time.thread_time() - began)
         return True
+
+    def _accumulated(self, anchor: Anchor) -> bool:
+        """Whether as many gradients were added as there were forwards, onto none, or onto what was set to zero."""
+        loop, count = self._loop, anchor.backwards
+        if count != 1 and (not count or count != loop.so_far.count - loop.forwards_at[self.place]):
+            return False
+        return anchor.cleared or bool(anchor.left and anchor.left[0].item() == 0)
 
     def _fall(self, rates: list[float], step: int) -> bool:
         """Whether rates that changed did so as every check of them expects."""
@@ -121,6 +130,8 @@ class Between:
         self.quiet = False
         self._count += 1
         for anchor, _ in self._anchors:
+            if anchor.left:
+                anchor.left, anchor.repeats = [], []
             anchor.backwards, anchor.cleared, anchor.calls = 0, False, 0
         loop, place = self._loop, self.place
         so_far, step = loop.so_far, loop.taken[place] + 1

@@ -34,6 +34,7 @@ class Frame:
 
     def __init__(self, loop: Loop, checks: list[Check], declared: Declared) -> None:
         self._loop, self._checks, self._declared = loop, checks, declared
+        self._own: dict[str, list[tuple[int, Callable[..., None]]]] = {}
         self._moments: dict[int, Moment] = {}
         self._rates: list[list[Any] | None] = [None] * len(loop.optimizers)
         self._between = False
@@ -285,9 +286,11 @@ class Frame:
 
     def _on_duty(self, moment: str) -> list[Callable[..., None]]:
         """The methods of the checks that do something at a moment."""
-        loop = self._loop
-        own = [c for c in self._checks if getattr(type(c), moment) is not getattr(Check, moment)]
-        return [getattr(c, moment) for c in own if id(c) not in loop.off_duty and (id(c), moment) not in loop.resting]
+        off, resting, own = self._loop.off_duty, self._loop.resting, self._own.get(moment)
+        if own is None:
+            does = [c for c in self._checks if getattr(type(c), moment) is not getattr(Check, moment)]
+            own = self._own[moment] = [(id(c), getattr(c, moment)) for c in does]
+        return [call for check, call in own if check not in off and (check, moment) not in resting]
 
     def _detach(self) -> None:
         for handle in self._handles:

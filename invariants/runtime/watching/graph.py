@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,11 @@ MOST_NODES = 50_000
 """Nodes that one walk visits, about 1 us each."""
 STEPS = ("Round", "Sign", "Floor", "Ceil", "Trunc", "Bernoulli")
 """Operations whose backward is zero throughout, for they are constant between jumps; as autograd calls their nodes."""
+SAME = (
+    "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute", "Slice", "Clone", "Alias", "ToCopy",
+    "Index", "IndexSelect", "Movedim", "Expand", "Contiguous", "Select",
+)  # fmt: skip
+"""Nodes that give the numbers of a tensor in another shape."""
 HIDING = ("CheckpointFunction", "CompiledFunction", "DDPSink")
 """Nodes whose backward reaches parameters that are not among their inputs."""
 
@@ -57,6 +62,19 @@ def walk(tensors: Iterable[Tensor], avoid: Callable[[str], bool] = lambda kind: 
     return Walk(leaves, frozenset(kinds), not waiting)
 
 
+def nodes(tensor: Tensor, most: int = MOST_NODES) -> Iterator[tuple[str, Any]]:
+    """The nodes of the graph of a tensor, each once, with the names of their classes; of one that is too large, the first."""
+    waiting: list[Any] = [] if tensor.grad_fn is None else [tensor.grad_fn]
+    seen = set(waiting)
+    while waiting and len(seen) <= most:
+        node = waiting.pop()
+        yield type(node).__name__, node
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                waiting.append(below)
+
+
 def is_step(kind: str) -> bool:
     """Whether a node is that of an operation whose gradient is zero throughout."""
     return kind.startswith(STEPS) and kind.removesuffix("0").removesuffix("1").removesuffix("Backward") in STEPS
@@ -75,3 +93,12 @@ def contains(tensor: Tensor, node: Any) -> bool | None:
                 seen.add(below)
                 waiting.append(below)
     return None if waiting else False
+
+
+def bare(node: Any) -> Any:
+    """The node under those that only shape."""
+    while node is not None and type(node).__name__.partition("Backward")[0] in SAME and node.next_functions:
+        if node.next_functions[0][0] is None:
+            return node
+        node = node.next_functions[0][0]
+    return node

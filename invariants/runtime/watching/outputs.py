@@ -14,6 +14,8 @@ from karat.invariants.runtime.watching.reading import MOST, part, tolerance
 
 SURE = 0.999
 LEAST_SURE = 16
+ANGLE = 8
+"""Units in the last place by which a gradient that is at right angles to its row may be off them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def turned(output: Tensor, gradient: Tensor, most: int = MOST) -> float | None:
     ):
         return None
     along = (x * g).sum(1).abs() / sizes
-    rough = max(100 * torch.finfo(output.dtype).eps, 1e-4)
+    rough = max(ANGLE * torch.finfo(output.dtype).eps, 1e-4)
     if float(along.max()) > rough * float(slopes.max()):
         return None
     return _of_directions(x)
@@ -85,6 +87,18 @@ def differ(captured: Captured, size: int) -> bool:
         if t.ndim and t.shape[0] == size and t.dtype is not torch.bool and bool((t != t[:1]).any()):
             return True
     return False
+
+
+def of_softmax(captured: Captured, path: Path) -> bool:
+    """Whether the loss takes a softmax of an output: its gradient sums to zero in every row, as none of directions does."""
+    if path in captured.readings:
+        return True
+    x, g = captured.outputs[path], captured.gradients[path]
+    if g.ndim < 2 or g.shape[-1] < 3:
+        return False
+    rows = part(g, captured.most).double()
+    largest = float(rows.abs().max())
+    return largest > 0 and float(rows.sum(-1).abs().max()) <= 10 * tolerance(x.dtype) * largest
 
 
 def certain(captured: Captured, path: Path) -> int | None:

@@ -14,6 +14,16 @@ MOST = 256
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def largest(tensor: Tensor) -> Tensor:
+    """The largest magnitude, NaN where there is one; the norm of this order takes twenty times as long."""
+    if tensor.is_sparse:
+        tensor = tensor._values()
+        if not tensor.numel():
+            return tensor.new_zeros(())
+    low, high = torch.aminmax(tensor)
+    return torch.maximum(-low, high)
+
+
 def fit(tensor: Tensor) -> bool:
     """Whether a sample of it can be taken: dense, in one piece, of a floating type, in this process."""
     return (

@@ -85,9 +85,13 @@ class Seams:
 
     def renew(self, loop: Loop) -> None:
         """After a step: nothing is kept; after the first steps the hooks are taken off."""
-        self._given, self._seams, self._inputs, self._calls = [], [], [], 0
+        self.forget()
         if self._handles and loop.step + 1 >= DENSE:
             self.drop()
+
+    def forget(self) -> None:
+        """Keeps nothing of the step."""
+        self._given, self._seams, self._inputs, self._calls = [], [], [], 0
 
     def drop(self) -> None:
         for handle in self._handles:

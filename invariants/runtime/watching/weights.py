@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,8 @@ from karat.invariants.runtime.watching.reading import Reading, read
 from karat.invariants.runtime.watching.undivided import Undivided
 
 NEAR = 0.01
+UNEVEN = 1.5
+"""Times as many targets as in another batch, padded to another length, from which on a mean of means is told."""
 MOST_FORWARDS = 64
 MOST_ANCHOR = 4096
 LEAST_UNDECLARED = 4
@@ -35,6 +38,7 @@ class Share:
     rows: int
     counted: int
     share: float
+    samples: int = 0
 
 
 @dataclass
@@ -90,7 +94,7 @@ class Weights:
         with torch.no_grad():
             reading = read(output, gradient.detach())
         if reading is not None and reading.uniform and reading.share is not None:
-            self.later[place] = Share(reading.rows, reading.counted, reading.share)
+            self.later[place] = Share(reading.rows, reading.counted, reading.share, len(reading.targets))
 
     def rescaled(self) -> float | None:
         """By what the followed gradient was multiplied between the last backward and the step; None where not known."""
@@ -122,7 +126,7 @@ def judged(loop: Loop, moment: Moment, reading: Reading, weights: Weights) -> No
     """Judges the weights of a step whose forwards were all seen."""
     if not reading.uniform or reading.share is None:
         return
-    first = Share(reading.rows, reading.counted, reading.share)
+    first = Share(reading.rows, reading.counted, reading.share, len(reading.targets))
     if weights.forwards != len(weights.later) or any(share is None for share in weights.later):
         return
     shares = [first, *(share for share in weights.later if share is not None)]
@@ -136,7 +140,8 @@ def judged(loop: Loop, moment: Moment, reading: Reading, weights: Weights) -> No
     if len(shares) == 1:
         _reduced(loop, moment, first, reading)
     else:
-        _of_unequal(loop, moment, shares)
+        accumulated = loop.spec.accumulation == len(shares) or weights.arrivals == len(shares) >= LEAST_UNDECLARED
+        _of_unequal(loop, moment, shares, accumulated)
 
 
 def _near(value: float, wanted: float) -> bool:
@@ -228,10 +233,13 @@ def _reduced(loop: Loop, moment: Moment, share: Share, reading: Reading) -> None
     )  # fmt: skip
 
 
-def _of_unequal(loop: Loop, moment: Moment, shares: list[Share]) -> None:
-    """A mean of means, of batches that count unequally many of equally many positions."""
+def _of_unequal(loop: Loop, moment: Moment, shares: list[Share], accumulated: bool) -> None:
+    """A mean of means, of batches that count unequally many of equally many positions; or of accumulated ones of equally many
+    samples, padded to other lengths."""
     counts = [s.counted for s in shares]
-    if len({s.rows for s in shares}) != 1 or max(counts) < 1.1 * min(counts):
+    padded = accumulated and len({s.samples for s in shares}) == 1 and any(s.counted < s.rows for s in shares)
+    least = 1.1 if len({s.rows for s in shares}) == 1 else UNEVEN if padded else math.inf
+    if max(counts) < least * min(counts):
         return
     even = all(_near(s.share, shares[0].share) for s in shares)
     each = [s.share / s.counted for s in shares]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from corpus.loops import (
+    attended,
     clean_data,
     clean_forms,
     clean_freezing,
@@ -14,6 +15,8 @@ from corpus.loops import (
     clean_runs,
     clean_schedules,
     followed,
+    leftover,
+    replaced,
 )
 from corpus.loops.case import Clean
 
@@ -21,5 +24,5 @@ CLEAN: tuple[Clean, ...] = (
     *clean_schedules.CLEAN, *clean_freezing.CLEAN, *clean_gradients.CLEAN, *clean_networks.CLEAN,
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
     *clean_keeping.CLEAN,
-    *clean_midrun.CLEAN, *followed.CLEAN,
+    *clean_midrun.CLEAN, *followed.CLEAN, *replaced.CLEAN, *leftover.CLEAN, *attended.CLEAN,
 )  # fmt: skip

@@ -175,6 +175,17 @@ def validation_adds_its_gradient(attach: Attach, buggy: bool) -> None:
             optimizer.step()
 
 
+def zero_grad_of_a_part(attach: Attach, buggy: bool) -> None:
+    torch.manual_seed(0)
+    model = Pair()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with attach(model, optimizer):
+        for step, (inputs, targets) in enumerate(points(140)):
+            (model.encoder if buggy and step >= 100 else model).zero_grad()
+            F.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+
+
 CASES: tuple[Case, ...] = (
     Case("no-zero-grad", "zero_grad is missing: each step uses the sum of all gradients so far.",
          frozenset({"gradient-fresh"}), 1, no_zero_grad, "stackoverflow.com/questions/60335387"),
@@ -186,6 +197,8 @@ CASES: tuple[Case, ...] = (
          frozenset({"gradient-fresh"}), 1, zero_grad_of_the_wrong_optimizer),
     Case("zero-grad-of-a-copy", "From step 25 on zero_grad is called on a copy of the model.",
          frozenset({"gradient-fresh"}), 25, zero_grad_of_a_copy),
+    Case("zero-grad-of-a-part", "From step 100 on the encoder's gradients alone are cleared, and those of the head add up.",
+         frozenset({"gradient-fresh"}), 100, zero_grad_of_a_part),
     Case("backward-twice", "backward is called twice on one graph: all gradients are doubled.",
          frozenset({"gradient-fresh"}), 0, backward_twice),
     Case("first-loss-counted-twice", "Backward on the first loss, then on the sum of both: the first counts twice.",

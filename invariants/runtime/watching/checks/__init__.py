@@ -16,6 +16,7 @@ from karat.invariants.runtime.watching.checks.clipping import Clipping
 from karat.invariants.runtime.watching.checks.collapse import Collapse
 from karat.invariants.runtime.watching.checks.crossing import Crossing
 from karat.invariants.runtime.watching.checks.decay import Decay
+from karat.invariants.runtime.watching.checks.downstream import Downstream
 from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.checks.freshness import Freshness
 from karat.invariants.runtime.watching.checks.frozen import Frozen
@@ -25,8 +26,10 @@ from karat.invariants.runtime.watching.checks.labels import Labels
 from karat.invariants.runtime.watching.checks.late_clip import LateClip
 from karat.invariants.runtime.watching.checks.later_data import LaterData
 from karat.invariants.runtime.watching.checks.logged import LoggedLosses
+from karat.invariants.runtime.watching.checks.loss_graph import LossGraph
 from karat.invariants.runtime.watching.checks.loss_scale import LossScale
 from karat.invariants.runtime.watching.checks.losses import Losses
+from karat.invariants.runtime.watching.checks.misspelt import Misspelt
 from karat.invariants.runtime.watching.checks.mode import Mode
 from karat.invariants.runtime.watching.checks.moments import Moments
 from karat.invariants.runtime.watching.checks.movement import Movement
@@ -37,6 +40,7 @@ from karat.invariants.runtime.watching.checks.probes import Probes
 from karat.invariants.runtime.watching.checks.rates import Rates
 from karat.invariants.runtime.watching.checks.reach import Reach
 from karat.invariants.runtime.watching.checks.repeats import Repeats
+from karat.invariants.runtime.watching.checks.replaced import Replaced
 from karat.invariants.runtime.watching.checks.replicas import Replicas
 from karat.invariants.runtime.watching.checks.reseeded import Reseeded
 from karat.invariants.runtime.watching.checks.resumed import Resumed
@@ -44,7 +48,11 @@ from karat.invariants.runtime.watching.checks.rewritten import Rewritten
 from karat.invariants.runtime.watching.checks.rounded import Rounded
 from karat.invariants.runtime.watching.checks.schedule import FollowsSchedule
 from karat.invariants.runtime.watching.checks.scheduler_steps import SchedulerSteps
+from karat.invariants.runtime.watching.checks.severed import Severed
+from karat.invariants.runtime.watching.checks.shared import Shared
+from karat.invariants.runtime.watching.checks.skipped import Skipped
 from karat.invariants.runtime.watching.checks.split import Split
+from karat.invariants.runtime.watching.checks.swapped import Swapped
 from karat.invariants.runtime.watching.checks.terms import LossTerms
 from karat.invariants.runtime.watching.checks.ties import Ties
 from karat.invariants.runtime.watching.checks.unstepped import Unstepped
@@ -55,6 +63,7 @@ ORDER: tuple[type[Check], ...] = (
     SchedulerSteps, Accumulation, Clipping, LossScale, Movement, Unstepped, Frozen, WeightDecay, Averages, Ties, Replicas,
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
+    Replaced, Shared, LossGraph, Downstream, Misspelt, Skipped, Swapped, Severed,
 )  # fmt: skip
 
 

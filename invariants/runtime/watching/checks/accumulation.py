@@ -22,7 +22,9 @@ from karat.invariants.runtime.watching.naming import plain
 CONFIRMED = 3
 """Steps in a row in which gradients were cleared away that are reported."""
 RESTS = 2
-"""Times that as many batches were left over and cleared that are reported."""
+"""Times that as many batches were left over, and cleared or joined to the next, that are reported."""
+LEAST_ALIKE = 2
+"""Groups of one size that there are between two larger ones."""
 
 
 @dataclass
@@ -35,6 +37,9 @@ class Counter:
     anew: int = 0
     version: int = 0
     moved: bool = False
+    other: Tensor | None = None
+    """A parameter of the model that another optimizer may move."""
+    other_version: int = 0
 
     def arrives(self, gradient: Tensor) -> None:
         """Before a gradient is added."""
@@ -43,6 +48,9 @@ class Counter:
             self.anew += 1
             self.moved = self.moved or (self.anew > 1 and self.parameter._version != self.version)
             self.version = self.parameter._version
+            if self.other is not None:
+                self.moved = self.moved or (self.anew > 1 and self.other._version != self.other_version)
+                self.other_version = self.other._version
 
     def renew(self) -> None:
         """After a step."""
@@ -62,6 +70,10 @@ class Groups:
     usual: int = 0
     rests: list[int] = field(default_factory=list)
     """Batches that were left over and cleared, each time that this was seen."""
+    alike: int = 0
+    """Groups in a row of the usual size."""
+    over: list[int] = field(default_factory=list)
+    """Batches beyond the usual, each time that a group had more and all since the last such one were of the usual size."""
 
 
 class Accumulation(Check):
@@ -81,9 +93,27 @@ class Accumulation(Check):
                 loop.off(self)  # the losses of one clear the gradients of the other
 
     def quick(self, loop: Loop, place: int, step: int) -> bool:
-        counter = self._counters.get(place)
-        if counter is None or counter.backwards != 1 or loop.spec.accumulation is not None:
+        counter, declared = self._counters.get(place), loop.spec.accumulation
+        if counter is None or counter.anew > 1:
             return False
+        groups = self._groups.get(place)
+        if declared is None:
+            if groups is not None:
+                if groups.usual and counter.backwards != groups.usual:
+                    return False
+                groups.cleared, groups.usual = 0, counter.backwards
+                groups.alike += 1
+        elif (
+            counter.backwards != declared
+            or groups is None
+            or not groups.calls
+            or loop.forwards - loop.forwards_at[place] != declared * groups.calls
+        ):
+            return False
+        else:
+            groups.fewer = groups.several = groups.cleared = 0
+            groups.usual = max(groups.usual, declared)
+            loop.tallies[RULE.id].checks += 1
         counter.renew()
         return True
 
@@ -114,13 +144,17 @@ class Accumulation(Check):
         fit = [held[k].parameter for k, g in moment.grads.items() if held[k].parameter.requires_grad and plain(g)]
         fit = [p for p in fit if p.is_leaf]
         if fit:
-            counter = self._counters[moment.index] = Counter(min(fit, key=Tensor.numel))
+            own = {id(h.parameter) for h in held}
+            others = [p for p in loop.parameters.values() if p.requires_grad and id(p) not in own]
+            other = min(others, key=Tensor.numel, default=None)
+            counter = self._counters[moment.index] = Counter(min(fit, key=Tensor.numel), other=other)
             counter.handle = counter.parameter.register_hook(harmless(loop, self, counter.arrives))  # type: ignore[no-untyped-call]
 
     def _cleared(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
         """All but the last of several backward passes were cleared away, and nothing moved between them."""
         if counter.anew < 2:
             groups.cleared = 0
+            self._joined(loop, moment, counter, groups)
             groups.usual = max(groups.usual, counter.backwards)
             return
         self._rest(loop, moment, counter, groups)
@@ -133,6 +167,26 @@ class Accumulation(Check):
                 step=moment.step, severity=Severity.WARN, where="cleared",
                 evidence=f"{counter.anew} of {counter.backwards} backward passes found no gradient, in {CONFIRMED} steps",
             )  # fmt: skip
+
+    def _joined(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
+        """Among groups of one size one has more, time and again by as many: the rest of an epoch that was not applied."""
+        more = counter.backwards - groups.usual
+        if not more or not groups.usual:
+            groups.alike += 1
+            return
+        regular = groups.alike >= LEAST_ALIKE and 0 < more < groups.usual and counter.backwards == moment.forwards
+        groups.over = [*groups.over, more] if regular else []
+        groups.alike = 0
+        if regular:
+            counter.backwards = groups.usual  # which stays the usual size
+        if len(groups.over) != RESTS or len(set(groups.over)) > 1 or loop.spec.accumulation or loop.attached.scalers:
+            return
+        loop.found(
+            RULE, f"step {moment.step} applies {groups.usual + more} batches, and those between {groups.usual}: the {more} that "
+            "are left over at the end of an epoch are neither applied nor cleared, and join the first group of the next",
+            step=moment.step, severity=Severity.WARN, where="joined",
+            evidence=f"{RESTS} times {more} more backward passes, between groups of {groups.usual}",
+        )  # fmt: skip
 
     def _rest(self, loop: Loop, moment: Moment, counter: Counter, groups: Groups) -> None:
         """A full group came after a few batches that were cleared: as many, time and again, are the end of an epoch."""

@@ -12,7 +12,7 @@ from karat.invariants.runtime.preflight.trees import Path
 from karat.invariants.runtime.watching.captured import Captured
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.outputs import certain, differ, directions, spread_of, turned
+from karat.invariants.runtime.watching.outputs import certain, differ, directions, of_softmax, spread_of, turned
 
 EARLY = 3
 """Looks at the start, against which later ones are compared."""
@@ -91,7 +91,10 @@ class Collapse(Check):
         several = [p for p in captured.gradients if p in captured.outputs and captured.outputs[p].ndim > 1][
             :MOST_OUTPUTS
         ]
-        alone = {path: turned(captured.outputs[path], captured.gradients[path], most) for path in several}
+        alone = {
+            path: None if of_softmax(captured, path) else turned(captured.outputs[path], captured.gradients[path], most)
+            for path in several
+        }
         if all(now is None for now in alone.values()):
             return None
         narrow, found = [], None

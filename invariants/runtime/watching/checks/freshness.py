@@ -178,7 +178,7 @@ class Freshness(Check):
                 anchor.measured = True
             empty = backwards > 0 and (brought > 0 or self._empty.get(moment.index, 0) == 0)
         else:
-            empty = backwards > 0 or (alone and moment.forwards > 0)
+            empty = backwards > 0 or (alone and (moment.forwards > 0 or moment.index in self._applied))
         empty = empty and any(h.parameter.requires_grad and h.name for h in moment.held)
         in_a_row = self._empty_at.get(moment.index) == moment.step - 1
         self._empty[moment.index] = (self._empty.get(moment.index, 0) if in_a_row else 0) + 1 if empty else 0
@@ -186,13 +186,18 @@ class Freshness(Check):
         limit = EMPTY if alone and moment.index not in self._applied else SKIPPED
         if self._empty[moment.index] != limit:
             return
+        called = backwards or moment.forwards
         message = (
             "the gradients were cleared between backward and step: the step applies nothing"
-            if backwards else "no backward since the last step: no parameter has a gradient, and nothing is trained"
+            if backwards else
+            "the model of this optimizer is called no more, and its parameters get no gradient: the steps apply nothing (another "
+            "model was built, and the optimizer holds the old one)"
+            if not called else "no backward since the last step: no parameter has a gradient, and nothing is trained"
         )  # fmt: skip
         loop.judge(
             RULE, moment.step - limit + 1, RULE.margin(1.0, 0.0),
-            lambda: {"message": message, "where": "", "evidence": f"{backwards} backward passes since the last step, "
+            lambda: {"message": message, "where": "", "severity": RULE.severity if called else Severity.WARN,
+                     "evidence": f"{backwards} backward passes since the last step, "
                      f"{len(moment.grads)} gradients that are not None, {limit} steps in a row"},
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from karat.invariants.runtime.preflight.trees import leaves
 from karat.invariants.runtime.watching.captured import autocast_now, autocast_on
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
-from karat.invariants.runtime.watching.sampling import fit, spread
+from karat.invariants.runtime.watching.sampling import fit, largest, spread
 
 SHARE = 0.125
 """Of the largest number of a type, from which on it is said."""
@@ -77,7 +77,7 @@ class Overflow(Check):
             if fit(g) and g.dtype is torch.float16
         ]
         if named and len({t.device for _, t in named}) == 1:
-            tops = [torch.linalg.vector_norm(t.detach(), float("inf")).float() for _, t in named]
+            tops = [largest(t.detach()).float() for _, t in named]
             loop.transfer.ask(tops, partial(self._tops, [(n, _end(t.dtype)) for n, t in named]))
         grads = [(i, g) for i, g in moment.grads.items() if fit(g) and (self._half or g.dtype is torch.float16)]
         if grads and loop.scaler is None and len({g.device for _, g in grads}) == 1:

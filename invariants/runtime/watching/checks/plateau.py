@@ -10,6 +10,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,25 @@ from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.checks.logged import number
 from karat.invariants.runtime.watching.loop import Loop
 
+NEAR, FELL = (0.6, 1.6), 0.9
+"""Shares of the best number between which the loss is when it is that loss, and below which it has fallen since."""
+SHARE = 1.0
+"""What no accuracy is above."""
 KEPT = 256
 """Numbers that were logged last."""
 FALLS = frozenset(("loss", "perplexity", "ppl", "nll", "mse", "mae", "rmse", "bpb"))
 RISES = frozenset(("accuracy", "acc", "f1", "auc", "auroc", "bleu", "iou", "miou"))
 TURNED = frozenset(("neg", "negative", "minus", "inverse", "one"))
 """Words that turn the others around."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What a scheduler called its best when it was first seen, the rates then, and the loss then, if it was as large."""
+
+    best: float
+    rates: list[Any]
+    loss: float | None
 
 
 class Plateau(Check):
@@ -39,6 +53,9 @@ class Plateau(Check):
         self._logged: deque[tuple[str, float]] = deque(maxlen=KEPT)
         self._modes: dict[str, str] = {}
         self._followed: list[Followed] | None = None
+        self._loss: float | None = None
+        """The cross-entropy of the batch at the last look."""
+        self._best: dict[int, Best] = {}
 
     def log(self, loop: Loop, logged: Mapping[str, Any]) -> None:
         for name, given in logged.items():
@@ -58,6 +75,9 @@ class Plateau(Check):
             self._followed = [f for f in plateaus if f.drives is not None]
         if not self._followed:
             loop.off(self)
+        captured = loop.captured
+        if captured is not None and captured.main is not None and (told := captured.readings.get(captured.main)):
+            self._loss = told.loss
         for followed in list(self._followed):
             self._judge(loop, moment.step, followed)
 
@@ -66,6 +86,8 @@ class Plateau(Check):
         best, mode = getattr(scheduler, "best", None), getattr(scheduler, "mode", "")
         if not isinstance(best, float) or not followed.steps:
             return
+        if mode == "max" and best > SHARE and not any(value == best for _, value in self._logged):
+            self._unlogged(loop, step, followed, best)
         names = sorted({name for name, value in self._logged if value == best})
         wrong = [name for name in names if self._modes[name] not in (mode, "")]
         if not names or len(wrong) < len(names):  # a number of two names is told by neither
@@ -79,9 +101,33 @@ class Plateau(Check):
             evidence=f"scheduler.best is {best:.6g}, which was logged as {wrong[0]}; {followed.steps} steps of the scheduler",
         )  # fmt: skip
 
+    def _unlogged(self, loop: Loop, step: int, followed: Followed, best: float) -> None:
+        """In mode "max" the first number is the best ever since, is as large as the loss was then, and the loss fell."""
+        rates = [group.get("lr") for group in followed.scheduler.optimizer.param_groups]
+        seen = self._best.get(id(followed))
+        if seen is None or seen.best != best:
+            near = self._loss if self._loss is not None and NEAR[0] * best <= self._loss <= NEAR[1] * best else None
+            self._best[id(followed)] = Best(best, rates, near)
+            return
+        if seen.loss is None or self._loss is None or self._loss > FELL * best or not _lower(rates, seen.rates):
+            return
+        self._followed = [other for other in self._followed or () if other is not followed]
+        loop.found(
+            RULE, f"{followed.name} has mode='max' and is stepped with what is as large as the loss, {best:.3g}, and was never "
+            "larger since: it waits for a loss to rise, and lowers the rate while it falls",
+            step=step, severity=Severity.WARN, where="mode",
+            evidence=f"scheduler.best is {best:.4g} as at first, the loss was {seen.loss:.3g} then and is {self._loss:.3g}; "
+            f"{followed.steps} steps of the scheduler, and the rate fell",
+        )  # fmt: skip
+
     def drop(self) -> None:
         self._logged.clear()
         self._followed = None
+
+
+def _lower(rates: list[Any], before: list[Any]) -> bool:
+    pairs = zip(rates, before, strict=False)
+    return any(isinstance(now, float) and isinstance(then, float) and now < then for now, then in pairs)
 
 
 def mode_of(name: str) -> str:

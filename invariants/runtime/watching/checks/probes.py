@@ -18,8 +18,10 @@ from karat.invariants.run.run25_eval_determinism import RULE as EVAL
 from karat.invariants.run.run27_dropout import RULE as DROPOUT
 from karat.invariants.run.run30_twins import RULE as TWINS
 from karat.invariants.run.run31_inputs import RULE as INPUTS
+from karat.invariants.run.run33_precision import RULE as PRECISION
 from karat.invariants.run.run36_collapse import RULE as COLLAPSE
 from karat.invariants.run.run39_targets import RULE as TARGETS
+from karat.invariants.run.run40_padding import RULE as PADDING
 from karat.invariants.runtime.preflight import modes
 from karat.invariants.runtime.preflight.probe import Held, NotRun, Outcome
 from karat.invariants.runtime.watching.captured import Captured
@@ -38,6 +40,7 @@ from karat.invariants.runtime.watching.looks import (
     told,
 )
 from karat.invariants.runtime.watching.loop import DENSE, Loop
+from karat.invariants.runtime.watching.masks import reversed_masks
 from karat.invariants.runtime.watching.replay import Replay
 
 MOST_NEWS = 6
@@ -110,6 +113,14 @@ class Probes(Check):
 
         self._say(loop, EVAL, step, lambda: modes.look_at_eval(replay))
         self._say(loop, DROPOUT, step, lambda: drops(replay, functions))
+        if functions.masks:
+            self._say(loop, PADDING, step, lambda: reversed_masks(replay, functions.masks))
+        if functions.rounded:
+            loop.found(
+                PRECISION, functions.rounded[0] + ": neighbours share one", step=step, margin=-1.0, where="positions",
+                severity=Severity.WARN, evidence=f"{len(functions.rounded)} such calls in two forwards, before any rounding "
+                "of what is made of them",
+            )  # fmt: skip
         if first:
             self._say(loop, TWINS, step, lambda: parts_differ(replay))
         if replay.may_jitter:

@@ -71,7 +71,17 @@ class Rates(Check):
         past = self._past.get(place)
         if past is None or loop.spec.lr_range is not None or past.worst < 0 or loop.spec.group_ratios:
             return False
-        return 0 < min(rates) == max(rates) <= past.largest
+        low, high, before = min(rates), max(rates), past.rates
+        if not 0 < low <= high <= past.largest or len(before) != len(rates):
+            return False
+        if low == high:
+            return len(rates) == 1 or min(before) == max(before)
+        if any(rate > last or _same(rate, last) for rate, last in zip(rates, before, strict=True)):
+            return False
+        past.moves = tuple([moved + 1 for moved in past.moves])  # each fell, and to rates that are not one
+        self._note(past, tuple(rates))
+        past.rates = tuple(rates)
+        return True
 
     def look(self, loop: Loop, moment: Moment) -> None:
         if not self._looked:
@@ -158,9 +168,13 @@ class Rates(Check):
             self._declared(loop, moment, spec.group_ratios, Severity.FAIL)
         elif not self._stays(loop, moment, past) and not self._levelled(loop, moment, past):
             loop.held_for(GROUPS, moment.step)
-        if not min(rates) < max(rates):
+        if min(rates) < max(rates):
+            self._note(past, rates)
+        else:
             past.kept = 0
-            return
+
+    def _note(self, past: Past, rates: tuple[float, ...]) -> None:
+        """For how many steps the ratios of the groups have held."""
         ratios = tuple([rate / rates[0] if rates[0] else math.nan for rate in rates])
         steady = len(ratios) == len(past.ratios) and all(_same(a, b) for a, b in zip(ratios, past.ratios, strict=True))
         past.kept, past.ratios = past.kept + 1 if steady else 0, ratios

@@ -194,10 +194,15 @@ class Reach(Check):
         stopped = {
             h.name: h.parameter for h in off if id(h.parameter) in seen.reached and not covered(h.name, spec.frozen)
         }
+        if any(a.backwards and not a.cleared for a in loop.anchors.get(moment.index, ())):
+            stopped = {}  # the loop keeps gradients, as zeros: those of a part were set to None by hand, and so it is meant
         other = {h.name: h.parameter for h in off if moment.step == 0 and not covered(h.name, spec.frozen)}
         names = list(loop.parameters)
         for those, message in (
-            (stopped, "was trained up to now, and from this step on has requires_grad = False"),
+            (
+                stopped,
+                "was trained up to now, and from this step on has requires_grad = False",
+            ),
             (other if spec.frozen else {}, "has requires_grad = False, and is not among Spec.frozen"),
         ):
             if those:

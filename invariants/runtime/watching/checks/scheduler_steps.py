@@ -23,6 +23,10 @@ NEAR = 0.02
 DECAYED, NOTHING, LONG = 1e-2, 1e-6, 4
 """Shares of its peak from which on a rate has decayed, by a scheduler of DECAYS and by any other; and how many times as
 long as that took the run goes on, until it is said."""
+STOOD = 3
+"""Updates after which an optimizer that did not step with them counts as left."""
+FEW = 4
+"""Parameters of which the state of another optimizer is looked at."""
 DECAYS = (lr_scheduler.StepLR, lr_scheduler.MultiStepLR, lr_scheduler.ExponentialLR)
 
 
@@ -37,6 +41,8 @@ class SchedulerSteps(Check):
         self._moved: set[int] = set()
         self._peaks: dict[int, float] = {}
         self._decayed: dict[int, int] = {}
+        self._stood: dict[int, tuple[int, int, list[int]]] = {}
+        """Of a scheduler of another optimizer: a step, its own steps then, and `state_of` that optimizer."""
 
     def quick(self, loop: Loop, place: int, step: int) -> bool:
         for one in loop.attached.schedulers:
@@ -161,6 +167,15 @@ class SchedulerSteps(Check):
                     "where": one.name, "evidence": "scheduler.optimizer is not a watched optimizer",
                 },
             )  # fmt: skip
+        elif one.steps and self._stopped(loop, moment, one, scheduler):
+            self._done.add(id(one))
+            loop.found(
+                RULE, f"{one.name} is stepped with each update and drives another optimizer of the same parameters, which no "
+                "longer steps: the optimizer was made again, and the scheduler was not",
+                step=moment.step, severity=Severity.WARN, where=one.name,
+                evidence=f"{one.steps} steps of the scheduler in {moment.step - loop.first} updates; the other optimizer's state "
+                "stands still",
+            )  # fmt: skip
         elif one.steps and self._orphan(loop, moment, scheduler):
             self._done.add(id(one))
             loop.found(
@@ -170,11 +185,26 @@ class SchedulerSteps(Check):
                 evidence=f"{one.steps} steps of the scheduler so far",
             )  # fmt: skip
 
+    def _stopped(self, loop: Loop, moment: Moment, one: Followed, scheduler: lr_scheduler.LRScheduler) -> bool:
+        """Whether the optimizer of a scheduler was stepped once, and is not while the scheduler is, at each update."""
+        other, key = scheduler.optimizer, id(one)
+        if key not in self._stood:
+            self._stood[key] = (moment.step, one.steps, state_of(other))
+            return False
+        step, steps, state = self._stood[key]
+        updates = moment.step - step
+        if updates < STOOD or not state or state != state_of(other) or one.steps - steps != updates:
+            return False
+        return self._shares(moment, scheduler) and not loop.attached.driving(moment.index)
+
+    def _shares(self, moment: Moment, scheduler: lr_scheduler.LRScheduler) -> bool:
+        own = {id(p) for group in moment.optimizer.param_groups for p in group["params"]}
+        return any(id(p) in own for group in scheduler.optimizer.param_groups for p in group["params"])
+
     def _orphan(self, loop: Loop, moment: Moment, scheduler: lr_scheduler.LRScheduler) -> bool:
         if getattr(scheduler.optimizer, "_opt_called", False) or loop.attached.driving(moment.index):
             return False
-        own = {id(p) for group in moment.optimizer.param_groups for p in group["params"]}
-        return any(id(p) in own for group in scheduler.optimizer.param_groups for p in group["params"])
+        return self._shares(moment, scheduler)
 
     def after_step(self, loop: Loop, moment: Moment) -> None:
         total = loop.spec.total_steps
@@ -203,6 +233,14 @@ class SchedulerSteps(Check):
 
     def drop(self) -> None:
         self._seen = {}
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> list[int]:
+    """What each step of an optimizer changes of what it remembers of a few parameters: how often it was written to."""
+    few = list(optimizer.state.values())[:FEW]
+    return [
+        t._version for entry in few if isinstance(entry, dict) for t in entry.values() if isinstance(t, torch.Tensor)
+    ]
 
 
 def _too_often(name: str, since: int, batches: int, step: int) -> str:

@@ -13,6 +13,7 @@ from karat.invariants.run.rule import Severity
 from karat.invariants.run.run10_loss_terms import RULE
 from karat.invariants.run.spec import covered
 from karat.invariants.runtime.watching.check import Check, Moment
+from karat.invariants.runtime.watching.checks.replaced import out_of_range
 from karat.invariants.runtime.watching.graph import contains, walk
 from karat.invariants.runtime.watching.heard import harmless
 from karat.invariants.runtime.watching.loop import Loop
@@ -66,6 +67,8 @@ class LossTerms(Check):
         loop.unchecked.pop(RULE.slug, None)
         loop.wake(self, "before_step")
         step = loop.step - late
+        if not late and loop.looked(step):
+            out_of_range(loop, step, attached)
         for name in terms.keys() - attached.keys():
             self._detached(loop, step, name, terms[name], bool(attached))
         for name, term in attached.items():
