@@ -58,6 +58,8 @@ class Downstream(Check):
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
         anchors, numbers = self._anchors.get(moment.index, []), self._left.pop(moment.index, [])
+        if any(v.invariant == RULE.id for v in loop.violations):  # said, and counted, where the anchors are judged
+            anchors = []
         for anchor in anchors:
             left, numbers = numbers[: len(anchor.left)], numbers[len(anchor.left) :]
             held = any(h.parameter is anchor.parameter for h in moment.held)
