@@ -12,6 +12,16 @@ LOGITS_AT_A_TIME = 2**20
 product that makes them to the products that need their gradient."""
 
 
+def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+    """total += a b, or total = a b for the first; in one product where the types are one."""
+    if a.dtype == total.dtype:
+        torch.mm(a, b, out=total) if first else total.addmm_(a, b)
+    elif first:
+        total.copy_(a @ b)
+    else:
+        total += a @ b
+
+
 class _HeadLoss(torch.autograd.Function):
     """-mean of log_softmax(hidden · headᵀ)[target] over rows; its gradients are made in the forward pass, chunk by chunk.
 
@@ -26,14 +36,15 @@ class _HeadLoss(torch.autograd.Function):
         rows, vocab = len(hidden_RD), len(head_VD)
         total = hidden_RD.new_zeros((), dtype=torch.float64)
         d_hidden = torch.empty_like(hidden_RD) if wanted_hidden else None
-        d_head = torch.zeros_like(head_VD) if wanted_head else None
+        d_head = torch.empty_like(head_VD) if wanted_head else None
         head = head_VD.to(dtype)
-        at_a_time = max(1, LOGITS_AT_A_TIME // vocab)
+        at_a_time = min(rows, max(1, LOGITS_AT_A_TIME // vocab))
+        room = torch.empty(at_a_time, vocab, dtype=dtype)
         with torch.autocast("cpu", enabled=False):
             for first in range(0, rows, at_a_time):
                 part = slice(first, first + at_a_time)
                 hidden, targets = hidden_RD[part].to(dtype), targets_R[part, None]
-                logits = hidden @ head.t()
+                logits = torch.mm(hidden, head.t(), out=room[: len(hidden)])
                 log_p = torch.log_softmax(logits.to(head_VD.dtype), -1)
                 total -= log_p.gather(-1, targets).sum(dtype=torch.float64)
                 if d_hidden is None and d_head is None:
@@ -43,7 +54,7 @@ class _HeadLoss(torch.autograd.Function):
                 if d_hidden is not None:
                     d_hidden[part] = difference @ head
                 if d_head is not None:
-                    d_head += difference.t() @ hidden
+                    _add_product(d_head, difference.t(), hidden, first=first == 0)
         ctx.save_for_backward(*(gradient for gradient in (d_hidden, d_head) if gradient is not None))
         ctx.rows = rows
         return (total / rows).to(head_VD.dtype)
