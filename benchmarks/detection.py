@@ -33,6 +33,8 @@ SUBJECTS = (
     "rounded",
     "replaced",
     "followed",
+    "overlooked",
+    "carried",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""

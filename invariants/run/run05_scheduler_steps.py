@@ -20,7 +20,8 @@ RULE = Rule(
         "once an epoch is legitimate, so a scheduler that is never stepped is known at the end, or at half of total_steps",
         "FAIL only for the scheduler given to watch that drives another optimizer, and where its length is total_steps",
         "a decay that was over long ago, and a length in updates that was stepped once an epoch, are WARN, for some mean it",
-        "the mode of a ReduceLROnPlateau is judged by the names of what is logged: a loss falls, an accuracy rises; as WARN",
+        "the mode of a ReduceLROnPlateau is judged by the names of what is logged: a loss falls, an accuracy rises; "
+        "and one that waits for a rise by whether there was any when it lowers the rate; as WARN",
         "schedulers that are not torch's LRScheduler keep no count",
     ),
     source="https://github.com/huggingface/accelerate/issues/963",

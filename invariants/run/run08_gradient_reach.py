@@ -17,7 +17,9 @@ RULE = Rule(
     seen_by=("watch", "preflight"),
     when=f"before the first step; {TURNS}; of models above 16,384 weights each gradient in turn",
     limits=(
-        "a gradient that is wrong but not zero",
+        "a gradient that is wrong but not zero; of an autograd.Function of the loop's own only whether its backward multiplies "
+        "by the gradient it is given, in the first steps, by the sizes of 1024 numbers or more, as WARN",
+        "of parameters that are to be trained from a later step on, only that no gradient comes at five looks, as WARN",
         "preflight: one batch and a few virtual steps, and at most 24 parameters without a gradient are tried",
     ),
     source="https://discuss.pytorch.org/t/84911",

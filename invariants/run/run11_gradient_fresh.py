@@ -20,6 +20,8 @@ RULE = Rule(
         "one, and one after the other, at turns",
         "what another optimizer's turn left is seen where both step in turn, from the second time on, as WARN",
         "the gradient of an evaluation is seen where it is always of the same batch, as WARN",
+        "what the turn of another optimizer left and its own backward added to is seen in the first steps, as WARN",
+        "that no step is taken any more and gradients add up is seen after some dozens of passes, of one optimizer, as WARN",
         "steps of an optimizer that is given a closure",
         "gradients put into .grad by hand, unless the very same is left there",
     ),

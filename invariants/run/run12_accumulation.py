@@ -17,7 +17,8 @@ RULE = Rule(
     when="every step",
     limits=(
         "without a declared count only gradients that are cleared before they are applied are seen, as WARN, those of an "
-        "epoch's last group at the second epoch, and four cross-entropies or more, alike, that are added up undivided",
+        "epoch's last group at the second epoch, batches left over that go into the next epoch's first step, "
+        "and four cross-entropies or more, alike, that are added up undivided",
         "that other losses are undivided is WARN, where guards.log(loss=...) is given each as a tensor before backward, or "
         "numbers of a mean square error; four losses that are meant to be added up look the same",
         "a model called several times for a batch counts so often at every step",

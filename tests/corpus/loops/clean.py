@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from corpus.loops import (
+    carried,
     clean_data,
     clean_forms,
     clean_freezing,
@@ -14,6 +15,7 @@ from corpus.loops import (
     clean_runs,
     clean_schedules,
     followed,
+    overlooked,
     replaced,
 )
 from corpus.loops.case import Clean
@@ -23,4 +25,5 @@ CLEAN: tuple[Clean, ...] = (
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
     *clean_keeping.CLEAN,
     *clean_midrun.CLEAN, *followed.CLEAN, *replaced.CLEAN,
+    *overlooked.CLEAN, *carried.CLEAN,
 )  # fmt: skip
