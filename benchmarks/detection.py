@@ -35,6 +35,7 @@ SUBJECTS = (
     "followed",
     "overlooked",
     "carried",
+    "latents",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""

@@ -19,6 +19,8 @@ RULE = Rule(
     limits=(
         "a gradient that is wrong but not zero; of an autograd.Function of the loop's own only whether its backward multiplies "
         "by the gradient it is given, in the first steps, by the sizes of 1024 numbers or more, as WARN",
+        "what is lost in drawing numbers, where other outputs reach the part all the same, in the first step, of outputs "
+        "that are not random but for it in eval mode, as WARN",
         "of parameters that are to be trained from a later step on, only that no gradient comes at five looks, as WARN",
         "preflight: one batch and a few virtual steps, and at most 24 parameters without a gradient are tried",
     ),

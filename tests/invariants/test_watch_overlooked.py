@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from corpus.loops import carried, overlooked
+from corpus.loops import carried, latents, overlooked
 from corpus.watched import watched
 
 from karat.invariants.runtime.watching.checks.chain_rule import unrelated
@@ -14,7 +14,7 @@ from karat.invariants.runtime.watching.checks.doubled import copies
 from karat.invariants.runtime.watching.checks.overwritten import other
 from karat.invariants.runtime.watching.checks.piled import piled
 
-CASES = {case.name: case for case in (*overlooked.CASES, *carried.CASES)}
+CASES = {case.name: case for case in (*overlooked.CASES, *carried.CASES, *latents.CASES)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -26,7 +26,7 @@ def test_each_is_named_from_its_step_on_and_its_twin_is_not(name: str) -> None:
     assert watched(lambda attach: case.run(attach, False)) == []
 
 
-@pytest.mark.parametrize("loop", (*overlooked.CLEAN, *carried.CLEAN), ids=lambda loop: loop.name)
+@pytest.mark.parametrize("loop", (*overlooked.CLEAN, *carried.CLEAN, *latents.CLEAN), ids=lambda loop: loop.name)
 def test_what_looks_alike_sets_off_nothing(loop: Any) -> None:
     assert watched(loop.run) == []
 

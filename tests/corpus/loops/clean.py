@@ -15,6 +15,7 @@ from corpus.loops import (
     clean_runs,
     clean_schedules,
     followed,
+    latents,
     overlooked,
     replaced,
 )
@@ -25,5 +26,5 @@ CLEAN: tuple[Clean, ...] = (
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
     *clean_keeping.CLEAN,
     *clean_midrun.CLEAN, *followed.CLEAN, *replaced.CLEAN,
-    *overlooked.CLEAN, *carried.CLEAN,
+    *overlooked.CLEAN, *carried.CLEAN, *latents.CLEAN,
 )  # fmt: skip

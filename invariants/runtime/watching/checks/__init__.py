@@ -21,6 +21,7 @@ from karat.invariants.runtime.watching.checks.crossing import Crossing
 from karat.invariants.runtime.watching.checks.decay import Decay
 from karat.invariants.runtime.watching.checks.doubled import Doubled
 from karat.invariants.runtime.watching.checks.downstream import Downstream
+from karat.invariants.runtime.watching.checks.drawn import Drawn
 from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.checks.freshness import Freshness
 from karat.invariants.runtime.watching.checks.frozen import Frozen
@@ -73,7 +74,7 @@ ORDER: tuple[type[Check], ...] = (
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
     Replaced, Shared, LossGraph, Downstream,
     Attended, Crossed, Doubled, Joined, LossShapes, NeverBetter, Piled, Shrinking, Uneven, Overwritten,
-    ChainRule, WorseThanUntrained,
+    ChainRule, WorseThanUntrained, Drawn,
 )  # fmt: skip
 
 
