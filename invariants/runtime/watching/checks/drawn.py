@@ -7,6 +7,7 @@ parameters that its graph does not reach, and the others' do, its gradient was l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -77,7 +78,7 @@ class Drawn(Check):
         self._reached = {}
 
 
-def lost(captured: Captured, reached: dict[Path, frozenset[int]], trainable: dict[str, Tensor]) -> dict[str, Tensor]:
+def lost(captured: Captured, reached: dict[Path, frozenset[int]], trainable: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters that an output follows through what is drawn, and does not reach; to be used inside `undisturbed`."""
     first, again, other = (_run(captured, seed) for seed in (0, 0, 1))
     if not all(path in out and out[path].shape == first[path].shape for path in first for out in (again, other)):
