@@ -3,6 +3,7 @@ is one that is to fall."""
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from torch.optim import lr_scheduler
@@ -34,7 +35,7 @@ class NeverBetter(Check):
         for followed in plateaus:
             scheduler, rate = followed.scheduler, max(moment.rates, default=0.0)
             best, steps = float(scheduler.best), followed.steps
-            if not steps:
+            if not steps or not math.isfinite(best) or best == int(best):  # 0 or 1 is no sign of anything
                 continue
             first = self._first.setdefault(id(scheduler), (best, steps, rate))
             if first[0] != best or first[1] > 1:
@@ -46,7 +47,7 @@ class NeverBetter(Check):
                 RULE, moment.step, RULE.margin(1.0, 0.0),
                 partial(
                     dict, message=f"{followed.name} has mode='max' and lowers the rate, and of {steps} numbers that it was given "
-                    f"none was above the first, {best:.4g}: it is stepped with what is to fall",
+                    f"none was above the first, {best:.4g}: it is stepped with what is to fall, or does not move",
                     where="mode", severity=Severity.WARN, evidence=f"the rate went from {first[2]:.4g} to {rate:.4g}",
                 ),
             )  # fmt: skip
