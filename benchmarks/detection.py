@@ -32,7 +32,7 @@ SUBJECTS = (
     "semantics", "modes", "outputs", "numerics", "data", "state", "search", "general", "exchanged", "keeping", "midrun",
     "rounded",
     "replaced",
-    "followed", "leftover", "attended",
+    "followed", "leftover", "attended", "overlooked", "carried", "latents",
 )  # fmt: skip
 RISE = 1.1
 """How far the last quarter's mean loss may be above the first quarter's before the loss watcher speaks."""

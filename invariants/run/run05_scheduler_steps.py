@@ -20,8 +20,9 @@ RULE = Rule(
         "once an epoch is legitimate, so a scheduler that is never stepped is known at the end, or at half of total_steps",
         "FAIL only for the scheduler given to watch that drives another optimizer, and where its length is total_steps",
         "a decay that was over long ago, and a length in updates that was stepped once an epoch, are WARN, for some mean it",
-        "the mode of a ReduceLROnPlateau is judged by the names of what is logged: a loss falls, an accuracy rises; or, in mode "
-        "max, by a best that is as large as the cross-entropy was and never rose while that fell; as WARN",
+        "the mode of a ReduceLROnPlateau is judged by the names of what is logged: a loss falls, an accuracy rises; in mode "
+        "max, by a best that is as large as the cross-entropy was and never rose while that fell, and by whether anything "
+        "rose when it lowers the rate; as WARN",
         "that the optimizer of a scheduler no longer steps is told where it keeps moments; as WARN",
         "schedulers that are not torch's LRScheduler keep no count",
     ),

@@ -18,7 +18,8 @@ RULE = Rule(
     limits=(
         "WARN without declared ratios or schedule",
         "groups at rate 0 are left alone",
-        "without ratios only a group that stays while another moves, and groups that are levelled at once, are seen",
+        "without ratios only a group that stays while another moves, and groups that are levelled at once, are seen; and one "
+        "that joins at the rate the optimizer was made with when the others have come down from it",
     ),
     source="https://github.com/pytorch/pytorch/issues/79888",
     example='optimizer.param_groups[0]["lr"] = rate(step)',

@@ -17,7 +17,11 @@ RULE = Rule(
     seen_by=("watch", "preflight"),
     when=f"before the first step; {TURNS}; of models above 16,384 weights each gradient in turn",
     limits=(
-        "a gradient that is wrong but not zero",
+        "a gradient that is wrong but not zero; of an autograd.Function of the loop's own only whether its backward multiplies "
+        "by the gradient it is given, in the first steps, by the sizes of 1024 numbers or more, as WARN",
+        "what is lost in drawing numbers, where other outputs reach the part all the same, in the first step, of outputs "
+        "that are not random but for it in eval mode, as WARN",
+        "of parameters that are to be trained from a later step on, only that no gradient comes at five looks, as WARN",
         "a part that is frozen in mid-run is WARN; meant where the loop keeps gradients as zeros, and these were set to None",
         "what is cut off in mid-run is told, where the loop calls parts itself, after 8 steps without a gradient; as WARN",
         "requires_grad that is set on a module, or under a name that is nearly that, is WARN where the parameters differ",

@@ -25,6 +25,8 @@ RULE = Rule(
         "a gradient that is not finite, for which steps are left out and which is not cleared: WARN, after 64 forwards "
         "or at the end",
         "steps that apply nothing and before which nothing was called, 4 in a row, are WARN",
+        "what the turn of another optimizer left and its own backward added to is seen in the first steps, as WARN",
+        "that no step is taken any more and gradients add up is seen after some dozens of passes, of one optimizer, as WARN",
         "steps of an optimizer that is given a closure",
         "gradients put into .grad by hand, unless the very same is left there",
     ),

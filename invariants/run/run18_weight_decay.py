@@ -21,6 +21,7 @@ RULE = Rule(
         "with the biases and norms do not decay in place of those with the matrices",
         "optimizers that do not keep weight_decay in their groups",
         "decay that the loop applies itself",
+        "of what a step takes off the weights, only 2% or more, of all matrices alike, in the first steps, as WARN",
     ),
     source="https://github.com/deepspeedai/DeepSpeedExamples/pull/755",
     example='no_decay = ["bias", "LayerNorm.weight"]  # here the norms are called layer_norm',

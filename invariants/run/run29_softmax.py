@@ -22,6 +22,8 @@ RULE = Rule(
         "of a loss that is a sum of several: a softmax or sigmoid just before one that takes logits, and kl_div of a softmax, "
         "read off its graph in the first steps, as WARN, where the loop keeps the loss in a variable until the step; so is an "
         "advantage that is not detached, in a product with gathered log-probabilities, where the same value is regressed",
+        "so, too: log_softmax over another dimension than that of the classes, products of a batch with itself whose diagonal is "
+        "not masked, and a clipped ratio that is 1 again on the batch of the step before",
     ),
     source="https://github.com/Lightning-Universe/lightning-bolts/issues/654",
     example="loss = F.cross_entropy(model(x).softmax(-1), y)",

@@ -24,6 +24,9 @@ RULE = Rule(
         "three looks at which it was not",
         "data that are changed in place are told where batches are slices of one tensor, not copies, and each column comes back "
         "as a multiple of what it was, and a shift",
+        "and where something is added to them in place, at the third slice that comes back so",
+        "rows that are copies are told where the first half of a batch of floats is its second half, of a model without dropout, "
+        "and where all rows are one, another in each batch; in three batches, from the start",
         "inputs named mask, label, type, position, length or index; labels that act on a loss among the outputs",
         "a weak effect counts as one; of pieces that do not see each other only the halves of a next-token model are compared",
         "models without attention, recurrence or convolution need not mix positions",

@@ -20,6 +20,7 @@ RULE = Rule(
         "FAIL with Spec(padding=…); undeclared only where a token fills the ends of sequences and stands nowhere else",
         "positions whose input and target are both padding",
         "the mask of an attention is compared where the token of padding is known, and told as WARN where it leaves out all else",
+        "of attention only that it looks at padding alone, in the first steps, where an embedding has a padding_idx, as WARN",
     ),
     source="https://github.com/lukas-blecher/LaTeX-OCR/issues/305",
     example="loss = F.cross_entropy(logits, targets)",

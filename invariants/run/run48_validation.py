@@ -21,6 +21,7 @@ RULE = Rule(
     limits=(
         "strong dropout and augmentation raise the training loss",
         "leaks that lower it by less",
+        "a validation loss that is too high only where it is above the first training loss at the first three evaluations",
         "a training loss that is logged as a tensor and is a sum of terms is not compared",
     ),
     source="https://github.com/microsoft/seismic-deeplearning/issues/233",

@@ -30,7 +30,6 @@ ALL = pytest.mark.parametrize("rule", RULES, ids=[rule.id for rule in RULES])
 FUNCTIONS = {"resume_parity", "independent", "comparisons", "pruning"}
 WITHOUT_LOOP = {
     "overfit": "preflight trains on one batch before any loop; test_preflight_steps.py",
-    "validation": "of logs; test_audit.py, and what watch logs in test_watch.py",
     "log-steps": "audit alone; test_audit_readers.py",
     "tokens": "audit alone; test_audit.py",
     "declarations": "audit alone; test_audit.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from corpus.loops import (
     attended,
+    carried,
     clean_data,
     clean_forms,
     clean_freezing,
@@ -15,7 +16,9 @@ from corpus.loops import (
     clean_runs,
     clean_schedules,
     followed,
+    latents,
     leftover,
+    overlooked,
     replaced,
 )
 from corpus.loops.case import Clean
@@ -25,4 +28,5 @@ CLEAN: tuple[Clean, ...] = (
     *clean_models.CLEAN, *clean_forms.CLEAN, *clean_data.CLEAN, *clean_runs.CLEAN,
     *clean_keeping.CLEAN,
     *clean_midrun.CLEAN, *followed.CLEAN, *replaced.CLEAN, *leftover.CLEAN, *attended.CLEAN,
+    *overlooked.CLEAN, *carried.CLEAN, *latents.CLEAN,
 )  # fmt: skip
