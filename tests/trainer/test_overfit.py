@@ -17,7 +17,7 @@ from karat.trainer.overfit import NEAR_ZERO, Learnt, OneBatch, least_loss
 from karat.trainer.report import read_run_report
 
 QUICK = (
-    "threads=1", "batch_size=2", "model.d_model=32", "model.n_layers=1", "model.n_heads=2", "model.context=16",
+    "tokens=bytes", "model.vocab=256", "threads=1", "batch_size=2", "model.d_model=32", "model.n_layers=1", "model.n_heads=2", "model.context=16",
     "model.d_ff=64", "eval.bytes=600",
 )  # fmt: skip
 

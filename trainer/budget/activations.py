@@ -17,6 +17,8 @@ def saved(config: RunConfig) -> list[Term]:
     """What a training step keeps from its forward pass for its backward pass, by kind of layer."""
     at = symbols(config)
     lines = [term("tokens", "8 * R", at), *_norms(config, at), *_attention(config, at), *_feedforward(config, at)]
+    if config.model.context_features:
+        lines.append(term("context features", "N * 4 * R * d", at))
     if config.model.dropout:
         number = "4" if config.model.ternary else "w"
         lines.append(term("dropout: masks", f"S * {number} * R * d", at))

@@ -44,6 +44,7 @@ def symbols(config: RunConfig) -> Symbols:
         "s": STATES,
         "G": GROUP,
         "ns": config.optim.ns_steps,
+        "N": model.context_features,
     }
 
 
@@ -53,6 +54,8 @@ def parameters(config: RunConfig) -> list[Term]:
     lines = [term("embedding, tied head", "V * d", at)]
     if model.positions == "learned":
         lines.append(term("positions", "T * d", at))
+    if model.context_features:
+        lines.append(term("context features", "N * (V * d + 1)", at))
     lines += [
         term("attention", "L * 4 * d**2", at),
         term("feed-forward", "L * m * d * F", at),

@@ -65,7 +65,7 @@ class Attended(Check):
                     return
 
     def before_step(self, loop: Loop, moment: Moment) -> None:
-        if self._found is not None:
+        if self._found is not None and not loop.tallies[RULE.id].violations:
             found = self._found
             loop.judge(
                 RULE, moment.step, RULE.margin(1.0, 0.0),

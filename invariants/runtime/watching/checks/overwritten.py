@@ -98,6 +98,8 @@ class Overwritten(Check):
             self._kept.pop(moment.index)
 
     def _say_kept(self, loop: Loop, step: int) -> None:
+        if loop.tallies[RULE.id].violations:
+            return
         loop.judge(
             RULE, step, RULE.margin(2.0, 1.0),
             partial(

@@ -88,6 +88,8 @@ class Uneven(Check):
             self._counts = {0: 1}  # another number each time: the loop means it
             return
         self._more.append(moment.step)
+        if loop.tallies[ACCUMULATION.id].violations:
+            return
         if len(self._more) == AGAIN and self._counts[usual] > AGAIN and not _early(self._more):
             loop.judge(
                 ACCUMULATION, moment.step, ACCUMULATION.margin(count, 1, usual),
