@@ -17,8 +17,8 @@ from karat.trainer.overfit import NEAR_ZERO, Learnt, OneBatch, least_loss
 from karat.trainer.report import read_run_report
 
 QUICK = (
-    "tokens=bytes", "model.vocab=256", "threads=1", "batch_size=2", "model.d_model=32", "model.n_layers=1", "model.n_heads=2", "model.context=16",
-    "model.d_ff=64", "eval.bytes=600",
+    "tokens=bytes", "model.vocab=256", "threads=1", "batch_size=2", "model.d_model=32", "model.n_layers=1",
+    "model.n_heads=2", "model.context=16", "model.d_ff=64", "eval.bytes=600",
 )  # fmt: skip
 
 

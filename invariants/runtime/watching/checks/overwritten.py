@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from karat.invariants.run.cadence import TURNS
+from karat.invariants.run.cadence import LATER, TURNS
 from karat.invariants.run.rule import Severity
 from karat.invariants.run.run16_parameter_moves import RULE
 from karat.invariants.runtime.watching.check import Check, Moment
 from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.naming import plain, some
 
-MOST, SAMPLE, LEAST_NUMBERS = 8, 1024, 64
+MOST, SAMPLE, LEAST_NUMBERS = 4, 256, 64
 NEAR = 8
 """Steps that a sample may be old."""
 OTHER = 0.3
@@ -85,6 +85,8 @@ class Overwritten(Check):
         step, samples = self._kept.get(moment.index, (-NEAR - 1, []))
         if moment.step - step > NEAR or loop.loaded > step or not samples or loop.tallies[RULE.id].violations:
             return
+        if not other(samples[0][2], sampled(samples[0][1])) and not other(samples[-1][2], sampled(samples[-1][1])):
+            return
         anew = [name for name, parameter, old in samples if other(old, sampled(parameter))]
         if len(anew) >= LEAST and 2 * len(anew) > len(samples):
             loop.judge(
@@ -113,6 +115,9 @@ class Overwritten(Check):
         self._compare(loop, moment)  # they may have been written to before a step that was not looked at
         if moment.index == 0 and self._small is not None:
             self._versions = [*self._versions[-2:], (moment.step, self._small._version)]
+        if moment.step >= LATER:  # the next turn is further away than a sample may be old
+            self._kept.pop(moment.index, None)
+            return
         fit = [
             h for h in moment.held
             if h.name and h.parameter.ndim > 1 and h.parameter.numel() >= LEAST_NUMBERS and plain(h.parameter)
@@ -134,11 +139,11 @@ def other(old: Tensor, new: Tensor) -> bool:
     """Whether numbers are drawn anew: as large as those before, in another direction."""
     if old.shape != new.shape:
         return False
-    a, b = old.double(), new.double()
-    first, second = float(a.norm()), float(b.norm())
-    if not first > 0 or not SIZES[0] < second / first < SIZES[1]:
+    pair = torch.stack([old, new]).float()
+    (aa, ab), (_, bb) = (pair @ pair.t()).tolist()
+    if not aa > 0 or not SIZES[0] ** 2 < bb / aa < SIZES[1] ** 2:
         return False
-    return float(torch.dot(a, b)) < OTHER * first * second
+    return float(ab) < OTHER * (aa * bb) ** 0.5
 
 
 def copied(parameter: Tensor) -> bool:
