@@ -27,7 +27,7 @@ RULE = Rule(
         "that something else than the optimizer changed them is a WARN, and only where the loop does not do so from the start, "
         "or again soon; multiplied by a number, or pruned, they are not meant",
         "weights that an evaluation puts in are known where another tensor has the same numbers and they are there still when "
-        "training goes on, at the second evaluation; weights drawn anew where a look was within 8 steps",
+        "training goes on, at the second evaluation; weights drawn anew in the first 128 steps, where a look was within 8",
         "weights that were loaded, evaluated and trained on are a WARN, where no load in the first steps, or without an "
         "evaluation, shows that the loop means it; a loop that goes on from its average on purpose looks the same",
         "copied by hand they are seen on one parameter; written to through .data, only where a step before is looked at in full",
