@@ -121,8 +121,9 @@ def test_what_is_too_large_or_does_not_run_cannot_be_judged(monkeypatch: pytest.
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["budget", "--all", "--no-measure"]) == 0
+    assert main(["budget", "--all", "--no-measure"]) == 2  # one of them cannot be judged, and says so
     out = capsys.readouterr().out
+    assert out.count("T-JEPA's predictor") == 1
     assert "2.69 MB = 2.56 MiB" in out and "4.496 GFLOP for 1,024 tokens, 4.391 MFLOP a token" in out
     assert "ternary-tiny: float32, muon+lion" in out and "not measured, as asked" in out
     (tmp_path / "run.toml").write_text("[model]\nd_model = 64\n")

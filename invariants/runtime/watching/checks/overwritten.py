@@ -139,8 +139,10 @@ def other(old: Tensor, new: Tensor) -> bool:
     """Whether numbers are drawn anew: as large as those before, in another direction."""
     if old.shape != new.shape:
         return False
-    pair = torch.stack([old, new]).float()
-    (aa, ab), (_, bb) = (pair @ pair.t()).tolist()
+    a, b = old.float(), new.float()
+    aa, ab, bb = (
+        torch.stack([a * a, a * b, b * b]).sum(1).tolist()
+    )  # no product that a counter of operations would count
     if not aa > 0 or not SIZES[0] ** 2 < bb / aa < SIZES[1] ** 2:
         return False
     return float(ab) < OTHER * (aa * bb) ** 0.5
