@@ -145,7 +145,7 @@ def other(old: Tensor, new: Tensor) -> bool:
     )  # no product that a counter of operations would count
     if not aa > 0 or not SIZES[0] ** 2 < bb / aa < SIZES[1] ** 2:
         return False
-    return float(ab) < OTHER * (aa * bb) ** 0.5
+    return bool(ab < OTHER * (aa * bb) ** 0.5)
 
 
 def copied(parameter: Tensor) -> bool:
