@@ -312,7 +312,7 @@ def test_toml_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, table: 
 def test_toml_holds_every_key_that_is_set() -> None:
     text = to_toml(RunConfig())
     assert text.startswith('steps = 1200\nseed = 42\n# out is not set\ndata = "stdlib"\n')
-    assert '\n[optim]\nname = "adamw"\nlr = 0.004\n' in text
+    assert '\n[optim]\nname = "adamw"\nlr = 0.004\n' in text and '\nschedule = "wsd"\nwarmup = 60\n' in text
     assert "\n# validation is not set\n" in text  # a comment, since TOML has no null
     assert '\nout = "runs/karat"\n' in to_toml(RunConfig(out=Path("runs/karat")))
 

@@ -14,7 +14,7 @@ from torch import nn
 from karat.core.errors import ConfigError
 from karat.trainer.models.attention import Attention
 from karat.trainer.models.context_features import ContextFeatures
-from karat.trainer.models.linear import BLOCK_LINEARS
+from karat.trainer.models.linear import BlockLinear
 from karat.trainer.models.transformer import Transformer
 
 
@@ -37,7 +37,7 @@ TABLES = {(Transformer, "positions_TD"), (ContextFeatures, "tables_NVD")}
 
 def role_of(module: nn.Module, name: str) -> Role:
     """The role of the parameter `name` that `module` holds itself."""
-    if isinstance(module, BLOCK_LINEARS) or (isinstance(module, nn.Linear) and name == "weight"):
+    if isinstance(module, BlockLinear) or (isinstance(module, nn.Linear) and name == "weight"):
         return Role.MATRIX
     if isinstance(module, nn.Embedding) or (type(module), name) in TABLES:
         return Role.EMBEDDING

@@ -77,7 +77,6 @@ ORDER: tuple[type[Check], ...] = (
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
     Replaced, Shared, LossGraph, Downstream, Misspelt, Skipped, Swapped, Severed,
-    Replaced, Shared, LossGraph, Downstream,
     Attended, Crossed, Doubled, Joined, LossShapes, NeverBetter, Piled, Shrinking, Uneven, Overwritten,
     ChainRule, WorseThanUntrained, Drawn,
 )  # fmt: skip

@@ -56,7 +56,10 @@ class Severed(Check):
             self._read, self._reached, self._since = loop.renamed, set(), {}
         held = moment.held
         trained = {id(held[i].parameter) for i, norm in moment.norms.items() if norm > 0}
-        silent = [*moment.missing, *(i for i, norm in moment.norms.items() if norm == 0)]
+        silent = list(moment.missing)
+        if any(a.backwards and not a.cleared for a in loop.anchors.get(moment.index, ())):
+            # The loop keeps gradients as zeros; in any other a gradient of zeros came through the graph, which is whole.
+            silent += [i for i, norm in moment.norms.items() if norm == 0]
         self._reached |= trained
         for key in trained & self._since.keys():
             del self._since[key]
