@@ -5,11 +5,11 @@ attached once, two without; the second of these is the control. All is CPU time 
 
 Steps are of a kind, by how much is looked at in them (watching/loop.py), and of each kind the median over the rounds is
 taken of what a step with guards takes beyond the bare one of its round. `steady`: that of the steps from 64 on in which the
-outputs are not looked at, those between two looks and those in which the checks take turns, each as often as it comes in
-500 steps; `middle half`, of the ratios of those between. `over 500`: the same with everything else spread over 500 steps:
-`start`, what steps 0 to 63 take, with the probes of step 0; `looks`, the looks at the outputs. The probes of step 500
-belong to the next 500. `attach` is the call of watch; it happens once and is not in it. Where the control is off by more
-than the target, the verdict is noise.
+outputs are not looked at, those between two looks, the last before one, and those in which the checks take turns, each as
+often as it comes in 500 steps; `middle half`, of the ratios of those between. `over 500`: the same with everything else
+spread over 500 steps: `start`, what steps 0 to 63 take, with the probes of step 0; `looks`, the looks at the outputs. The
+probes of step 500 belong to the next 500. `attach` is the call of watch; it happens once and is not in it. Where the
+control is off by more than the target, the verdict is noise.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def target_of(step: float) -> float:
 
 
 def cadence() -> Callable[[int], str]:
-    """Step -> how much the guards look at in it: all, the outputs, all that takes turns (at the start and later), little."""
+    """Step -> how much the guards look at in it: all, the outputs, all that takes turns (at the start and later), little; eve:
+    little, and what the next step is compared with."""
     model = nn.Linear(1, 1)
     loop = Loop(model, [torch.optim.SGD(model.parameters())], Spec(), Policy.OFF, STEPS, lambda text: None, None)
 
@@ -155,7 +156,7 @@ def cadence() -> Callable[[int], str]:
         if loop.looked(step):
             return "look"
         if loop.between(step):
-            return "between"
+            return "between" if step < SETTLED or loop.between(step + 1) else "eve"
         return "start" if step < SETTLED else "turn"
 
     return kind_of
@@ -190,7 +191,8 @@ def measure(subject: Subject, attach: Attach, log: bool, steps: int = STEPS) -> 
         extra.setdefault(kind, []).append(on - off)
     typical = {kind: statistics.median(seen) for kind, seen in extra.items()}
     often = Counter(map(kind_of, range(steps)))
-    usual = sum(often[kind] * typical[kind] for kind in ("between", "turn")) / (often["between"] + often["turn"])
+    steady = ("between", "eve", "turn")
+    usual = sum(often[kind] * typical[kind] for kind in steady) / sum(often[kind] for kind in steady)
     return Cost(
         name=subject.name,
         parameters=len(list(warm.model.parameters())),

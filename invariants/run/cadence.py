@@ -17,6 +17,14 @@ def asked(step: int) -> bool:
     return step < EARLY or step % (CLOSE if step < SETTLED else APART if step < LATER else WIDE) == 0
 
 
+def next_asked(step: int) -> int:
+    """The first step from this one on in which what takes turns is looked at."""
+    if step < EARLY:
+        return step
+    apart = CLOSE if step < SETTLED else APART if step < LATER else WIDE
+    return -(-step // apart) * apart
+
+
 def turn(step: int) -> int:
     """How many steps there were before this one in which what takes turns was looked at."""
     if step < EARLY:

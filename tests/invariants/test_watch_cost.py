@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import weakref
 from typing import Any
@@ -10,13 +11,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from karat.core.policy import Policy
 from karat.invariants.run import cadence
 from karat.invariants.run.cadence import APART, CLOSE, EARLY, LATER, SETTLED, WIDE, turn
+from karat.invariants.run.spec import Spec
 from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching.checks.finite import Finite
 from karat.invariants.runtime.watching.cost import FRAME, TIMED, Cost, Kind
+from karat.invariants.runtime.watching.loop import Loop
 from karat.invariants.runtime.watching.reduction import A_TURN, LEAST_NUMBERS, MOST_TENSORS, Turns, part
 from karat.invariants.runtime.watching.transfer import numbers_of
 
@@ -80,6 +86,19 @@ def test_the_same_steps_are_looked_at_in_every_run() -> None:
     assert [loop.next_look(s) for s in (3, 17, 21, 64, 65, 289)] == [3, 19, 24, 64, 72, 300]
     assert not any(loop.between(s) for s in range(300) if loop.looked(s))
     guards.finish()
+
+
+@given(start=st.integers(0, 300), every=st.integers(1, 150), wanted=st.integers(-1, 600), window=st.integers(1, 600),
+       first=st.integers(0, 300))  # fmt: skip
+def test_the_next_look_is_the_first_step_that_is_not_between_two(
+    start: int, every: int, wanted: int, window: int, first: int
+) -> None:
+    model = nn.Linear(1, 1)
+    spec = Spec(window=window)
+    loop = Loop(model, [torch.optim.SGD(model.parameters())], spec, Policy.OFF, every, lambda text: None, None, first)
+    loop._wanted = wanted
+    start += first
+    assert loop.next_look(start) == next(s for s in itertools.count(start) if not loop.between(s))
 
 
 def test_what_takes_turns_meets_everything() -> None:

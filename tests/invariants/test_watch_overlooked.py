@@ -11,7 +11,7 @@ from corpus.watched import watched
 
 from karat.invariants.runtime.watching.checks.chain_rule import unrelated
 from karat.invariants.runtime.watching.checks.doubled import copies
-from karat.invariants.runtime.watching.checks.overwritten import other
+from karat.invariants.runtime.watching.checks.reinitialised import other
 from karat.invariants.runtime.watching.checks.piled import piled
 
 CASES = {case.name: case for case in (*overlooked.CASES, *carried.CASES, *latents.CASES)}
@@ -61,8 +61,7 @@ def test_numbers_with_something_added_and_others() -> None:
 
 def test_weights_drawn_anew_and_those_that_moved() -> None:
     torch.manual_seed(0)
-    old = torch.randn(512)
-    assert other(old, torch.randn(512))
-    assert not other(old, old + 0.5 * torch.randn(512))
-    assert not other(old, 100 * torch.randn(512))
-    assert not other(torch.zeros(512), old)
+    old, anew = torch.randn(2, 512)
+    then = torch.stack([old, old, old, torch.zeros(512), old])
+    now = torch.stack([anew, old + 0.5 * anew, 100 * anew, anew, torch.full((512,), torch.nan)])
+    assert other(then, now) == [True, False, False, False, False]

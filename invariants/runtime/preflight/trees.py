@@ -8,9 +8,11 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Path = tuple[str, ...]
+PLAIN = (Tensor, nn.Parameter)
+"""Tensors that hold no others."""
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
@@ -20,7 +22,10 @@ def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
     """
     if isinstance(value, Tensor):
         yield path, value
-    for key, item in (*_items(value), *_lazy_logits(value)):
+        if type(value) in PLAIN:
+            return
+    items = _items(value)
+    for key, item in items if type(value) in (tuple, list, dict) else (*items, *_lazy_logits(value)):
         yield from leaves(item, (*path, key))
 
 

@@ -19,7 +19,7 @@ class Kind(IntEnum):
 
 
 TIMED_BETWEEN = 31
-TIMED = (1, 1, 3, TIMED_BETWEEN)
+TIMED = (1, 1, 5, TIMED_BETWEEN)
 """Of so many steps of a kind one is timed; of no common factor with the turns that checks take."""
 FRAME = "frame"
 """What is not inside any check: the hooks themselves and the transfer."""

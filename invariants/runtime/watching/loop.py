@@ -174,9 +174,12 @@ class Loop(Findings):
 
     def next_look(self, step: int) -> int:
         """The first step from this one on in which more is asked than between two looks."""
-        while self.between(step):
-            step += 1
-        return step
+        if not self.between(step):
+            return step
+        every = self.every
+        later = [s for s in (self._wanted, self.spec.window - 1) if s >= step]
+        # the steps in which the outputs are looked at are all of these, or of those in which what takes turns is
+        return min(cadence.next_asked(step), -(-step // every) * every, *later)
 
     def between(self, step: int) -> bool:
         """Whether the checks that are `spaced` are left out in this step."""

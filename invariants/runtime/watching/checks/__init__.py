@@ -43,12 +43,12 @@ from karat.invariants.runtime.watching.checks.movement import Movement
 from karat.invariants.runtime.watching.checks.never_better import NeverBetter
 from karat.invariants.runtime.watching.checks.origin import Origin
 from karat.invariants.runtime.watching.checks.overflow import Overflow
-from karat.invariants.runtime.watching.checks.overwritten import Overwritten
 from karat.invariants.runtime.watching.checks.piled import Piled
 from karat.invariants.runtime.watching.checks.plateau import Plateau
 from karat.invariants.runtime.watching.checks.probes import Probes
 from karat.invariants.runtime.watching.checks.rates import Rates
 from karat.invariants.runtime.watching.checks.reach import Reach
+from karat.invariants.runtime.watching.checks.reinitialised import Reinitialised
 from karat.invariants.runtime.watching.checks.repeats import Repeats
 from karat.invariants.runtime.watching.checks.replaced import Replaced
 from karat.invariants.runtime.watching.checks.replicas import Replicas
@@ -77,7 +77,7 @@ ORDER: tuple[type[Check], ...] = (
     Buffers, Overflow, Autocast, Mode, Losses, Collapse, Labels, LaterData, Probes, Split, Repeats, Origin, LoggedLosses,
     Checkpoints, Moments, Crossing, Clipped, Added, Reseeded, Rounded, Rewritten, Resumed, Alike, LateClip, Plateau,
     Replaced, Shared, LossGraph, Downstream, Misspelt, Skipped, Swapped, Severed,
-    Attended, Crossed, Doubled, Joined, LossShapes, NeverBetter, Piled, Shrinking, Uneven, Overwritten,
+    Attended, Crossed, Doubled, Joined, LossShapes, NeverBetter, Piled, Shrinking, Uneven, Reinitialised,
     ChainRule, WorseThanUntrained, Drawn,
 )  # fmt: skip
 

@@ -7,6 +7,9 @@ attribute, and none of the names that are one letter off. What was to be thawed 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
+
+from torch import Tensor, nn
 
 from karat.invariants.run.cadence import TURNS
 from karat.invariants.run.rule import Severity
@@ -19,7 +22,7 @@ NEARLY = frozenset(
     ("require_grad", "require_grads", "requires_grads", "required_grad", "requiresgrad", "requires_gradient", "requires_grad_")
 )  # fmt: skip
 MOST = 4096
-"""Modules and parameters of which the attributes are looked at."""
+"""Modules, and parameters, of which the attributes are looked at; listed in the first steps and every K."""
 
 
 class Misspelt(Check):
@@ -27,13 +30,21 @@ class Misspelt(Check):
     interval = TURNS
     spaced = True
 
+    def __init__(self) -> None:
+        self._named: list[tuple[str, nn.Module | Tensor]] = []
+        self._read = -1
+
     def before_step(self, loop: Loop, moment: Moment) -> None:
         if moment.index:
             return
-        found = list(unread(loop))
+        if self._read != loop.renamed or loop.dense(moment.step):
+            self._read, modules, parameters = loop.renamed, loop.model.named_modules(), loop.parameters.items()
+            self._named = [*islice(modules, MOST), *islice(parameters, MOST)]
+        found = [given for name, thing in self._named for given in unread(name, thing)]
         if not found:
             return
         loop.off(self)
+        self._named = []
         where, name, value, of = found[0]
         others = f", and on {len(found) - 1} more" if len(found) > 1 else ""
         kind = (
@@ -49,25 +60,21 @@ class Misspelt(Check):
             },
         )  # fmt: skip
 
+    def drop(self) -> None:
+        self._named = []
 
-def unread(loop: Loop) -> Iterator[tuple[str, str, bool, str]]:
-    """Name, attribute, value and kind of what holds a value that its parameters contradict."""
-    for count, (name, module) in enumerate(loop.model.named_modules()):
-        if count > MOST:
-            return
-        own = module.__dict__
-        for attribute in own.keys() & KNOWN if NAME in own or not own.keys().isdisjoint(NEARLY) else ():
-            value = own[attribute]
-            if type(value) is bool and any(p.requires_grad is not value for p in module.parameters()):
-                yield name or "model", attribute, value, "module"
-    for count, (name, parameter) in enumerate(loop.parameters.items()):
-        if count > MOST:
-            return
-        given = getattr(parameter, "__dict__", None)
-        for attribute in given.keys() & NEARLY if given else ():
-            value = given[attribute] if given else None
-            if type(value) is bool and parameter.requires_grad is not value:
-                yield name, attribute, value, "parameter"
+
+def unread(name: str, thing: nn.Module | Tensor) -> Iterator[tuple[str, str, bool, str]]:
+    """Name, attribute, value and kind of a thing that holds a value which its parameters contradict."""
+    own = thing.__dict__
+    if NEARLY.isdisjoint(own) and NAME not in own:
+        return
+    of_module = isinstance(thing, nn.Module)
+    parameters = [*thing.parameters()] if isinstance(thing, nn.Module) else [thing]
+    for attribute in own.keys() & KNOWN:
+        value = own[attribute]
+        if type(value) is bool and any(p.requires_grad is not value for p in parameters):
+            yield name or "model", attribute, value, "module" if of_module else "parameter"
 
 
 KNOWN = NEARLY | {NAME}

@@ -107,11 +107,12 @@ class Rewritten(Check):
 def _sample(given: Tensor) -> Tensor:
     """Some rows and columns of a batch, as a copy."""
     rows = given.detach()[:ROWS].flatten(1)
-    return rows[:, :: max(1, rows.shape[1] // COLUMNS)][:, :COLUMNS].double()
+    return rows[:, :: max(1, rows.shape[1] // COLUMNS)][:, :COLUMNS].clone()
 
 
 def scaled(old: Tensor, new: Tensor) -> bool:
     """Whether each column is another one than it was, or the same, and all of them exact lines of what they were."""
+    old, new = old.double(), new.double()
     if not bool(torch.isfinite(old).all() & torch.isfinite(new).all()):
         return False
     a, b = old - old.mean(0), new - new.mean(0)

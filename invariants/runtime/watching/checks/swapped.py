@@ -34,7 +34,7 @@ class Followed:
     parameter: Tensor
     version: int
     at: int
-    few: Tensor
+    few: list[float]
     each: int = 0
     before: tuple[int, int] = (-1, 0)
 
@@ -43,7 +43,7 @@ class Followed:
         what it holds."""
         if self.each and self.parameter._version != self.version + self.each * (step - self.at - 1):
             return True
-        return self.at == step - 1 and not torch.equal(self.few, few(self.parameter))
+        return self.at == step - 1 and self.few != few(self.parameter)
 
 
 class Swapped(Check):
@@ -55,7 +55,7 @@ class Swapped(Check):
         self._followed: Followed | None = None
         self._seen = (-1, False)
         """The step before which a forward without gradients was seen first, and whether the parameter had been written to."""
-        self._had: Tensor | None = None
+        self._had: list[float] | None = None
         self._evaluated = 0
 
     def forward(
@@ -90,7 +90,7 @@ class Swapped(Check):
             or self._evaluated * RARE > moment.step - loop.first
         ):
             return
-        if not torch.equal(had, few(followed.parameter)):
+        if had != few(followed.parameter):
             return  # they were put back
         loop.off(self)
         name = loop.names.get(id(followed.parameter), "a parameter")
@@ -126,6 +126,7 @@ class Swapped(Check):
         self._followed = self._had = None
 
 
-def few(parameter: Tensor) -> Tensor:
-    """A few of its numbers, as a copy."""
-    return run_of(parameter, FEW).detach().clone()
+def few(parameter: Tensor) -> list[float]:
+    """A few of its numbers."""
+    numbers: list[float] = run_of(parameter, FEW).tolist()
+    return numbers
