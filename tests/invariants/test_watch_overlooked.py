@@ -11,8 +11,8 @@ from corpus.watched import watched
 
 from karat.invariants.runtime.watching.checks.chain_rule import unrelated
 from karat.invariants.runtime.watching.checks.doubled import copies
-from karat.invariants.runtime.watching.checks.reinitialised import other
 from karat.invariants.runtime.watching.checks.piled import piled
+from karat.invariants.runtime.watching.checks.reinitialised import other
 
 CASES = {case.name: case for case in (*overlooked.CASES, *carried.CASES, *latents.CASES)}
 
