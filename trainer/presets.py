@@ -44,7 +44,7 @@ PRESETS: Mapping[str, tuple[str, Table]] = {
                 "streams": 2, "stream_biases": True, "ternary": True,
             },
             "optim": {
-                "name": "muon+lion", "lr": 0.0005, "matrix_lr": 0.02, "ns_steps": 3, "weight_decay": 0.0,
+                "name": "muon+lion", "lr": 0.0005, "matrix_lr": 0.02, "ns_steps": 3, "ns_dtype": "bfloat16", "weight_decay": 0.0,
                 "beta1": 0.9, "beta2": 0.99, "decay_start": 0.8,
             },
             "qk": {"power": 0},

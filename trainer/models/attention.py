@@ -95,10 +95,13 @@ class Attention(nn.Module):
     def _queries_keys_values(self, packed_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, 3 d_model) -> q, k and v, each (B, T, H, head_dim); q and k normed and turned where configured."""
         packed_BT3HK = packed_BTC.view(*packed_BTC.shape[:2], 3, self.n_heads, -1)
-        qk, v = packed_BT3HK[:, :, :2], packed_BT3HK[:, :, 2]
+        if not (self.normed or self.rotary):
+            q, k, v = packed_BT3HK.unbind(2)
+            return q, k, v
+        qk, v = packed_BT3HK.split((2, 1), 2)  # whose backward is one copy; that of two slices fills two arrays and adds
         if self.normed:
             qk = unit_rms(qk)
         if self.rotary:
             qk = rotate(qk, self.table_TK2[: packed_BTC.shape[1]])
         q, k = qk.unbind(2)
-        return q, k, v
+        return q, k, v.squeeze(2)
