@@ -17,8 +17,10 @@ from karat.core.observation import Phase
 from karat.core.policy import Policy
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
-from karat.trainer.loop import _demand_finite, _gradient, _readings
-from karat.trainer.session import Session, open_session
+from karat.trainer.loop import _demand_finite, _gradient
+from karat.trainer.opening import open_session
+from karat.trainer.readings import before_step
+from karat.trainer.session import Session
 
 MICRO = ["model.n_layers=4", "model.d_model=256", "model.d_ff=1024", "model.n_heads=4", "model.context=128",
          "batch_size=8", "steps=100000", "threads=2"]  # fmt: skip
@@ -33,7 +35,7 @@ def one_step(session: Session, step: int, guarded: bool) -> tuple[float, float]:
     losses, norm = _gradient(session, step)
     before = time.perf_counter()
     if guarded:
-        session.monitor.check(Phase.BEFORE_STEP, step, _readings(session, step, losses))
+        session.monitor.check(Phase.BEFORE_STEP, step, before_step(session, step, losses))
     after = time.perf_counter()
     _demand_finite(session, step, losses, norm)
     session.optimizer.step()

@@ -31,8 +31,8 @@ from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
 from karat.trainer.loop import precision
 from karat.trainer.models.config import ModelConfig
+from karat.trainer.opening import objective_of, rates
 from karat.trainer.optim.build import build_optimizer as build
-from karat.trainer.session import objective_of, rates
 
 THREADS, SIDE, PRODUCTS, STEPS = 2, 1024, 8, 3
 Step = Callable[[], None]

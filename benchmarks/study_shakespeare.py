@@ -29,7 +29,7 @@ from karat.trainer.config_file import read_config
 from karat.trainer.console import Console as Quiet
 from karat.trainer.data.corpus import load_corpus
 from karat.trainer.loop import precision
-from karat.trainer.session import open_session
+from karat.trainer.opening import open_session
 
 SOURCE_BPB, SOURCE_MINUTES = 2.18, 174
 """The seed's best, on a validation file that is a part of its training file, and the 2.9 hours that it took."""

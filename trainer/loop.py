@@ -7,8 +7,7 @@ raised by `monitor.check`, so that parameters and optimizer are as they were bef
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 
@@ -18,7 +17,6 @@ from karat.core.observation import Phase
 from karat.core.policy import Policy
 from karat.core.report import Violation
 from karat.core.verdict import Status, Verdict
-from karat.invariants import inv03_gf16_safe_domain as inv03
 from karat.invariants.inv02_asha_threshold import as_written
 from karat.invariants.runtime import probes
 from karat.invariants.runtime.monitor import Stopped
@@ -28,10 +26,8 @@ from karat.trainer.evaluate import Interrupted, bits_per_byte, nats_by_kind
 from karat.trainer.objectives.training import Losses
 from karat.trainer.observables import View
 from karat.trainer.observables import readings as plugged_in
+from karat.trainer.readings import at_start, before_step, rungs_so_far
 from karat.trainer.session import Session
-
-PLANNED = 100_000
-"""How many steps of the planned schedule are looked at before the first one; each step is looked at when it comes."""
 
 Disturb = Callable[[int], None]
 """Called at the start of each step, after the learning rate is set: how fault tests reach into a run."""
@@ -45,7 +41,7 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
     """Takes every remaining step. Raises Interrupted, Stopped (STRICT) or Diverged, each before its step is taken."""
     config, progress = session.config, session.progress
     if progress.step == 0:
-        _check_start(session)
+        session.monitor.check(Phase.START, 0, at_start(session))
     if progress.after_step_due:
         _after(session, go_on)
     for step in range(progress.step, config.steps):
@@ -57,7 +53,7 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
             disturb(step)
         losses, norm = _gradient(session, step)
         view = View(session.objective, session.optimizer, losses, step, norm, session.corpus.bytes_per_token)
-        readings = [*_readings(session, step, losses), *plugged_in(session.plugins, Phase.BEFORE_STEP, view)]
+        readings = [*before_step(session, step, losses), *plugged_in(session.plugins, Phase.BEFORE_STEP, view)]
         margins = session.monitor.check(Phase.BEFORE_STEP, step, readings)
         _demand_finite(session, step, losses, norm)
         session.optimizer.step()
@@ -83,8 +79,8 @@ def check_end(session: Session) -> None:
     inputs, targets = session.batches.batch_at(step)
     with torch.no_grad(), precision(session.config):
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets), step)
-    readings = [reading for reading in _readings(session, step, losses) if reading.invariant_id != "INV-8"]
-    readings.append(probes.rungs_held(_rungs_held(session), step))
+    readings = [reading for reading in before_step(session, step, losses) if reading.invariant_id != "INV-8"]
+    readings.append(rungs_so_far(session))
     view = View(session.objective, session.optimizer, losses, step, None, session.corpus.bytes_per_token)
     session.monitor.check(Phase.FINISH, step, [*readings, *plugged_in(session.plugins, Phase.FINISH, view)])
     _demand_finite(session, step, losses, 0.0)
@@ -130,37 +126,6 @@ def certificate_breach(session: Session, final: float) -> str:
     return ""
 
 
-def planned_steps(steps: int) -> Iterable[int]:
-    """Every step up to PLANNED of them; of a longer run PLANNED evenly spaced ones, the first and the last included."""
-    if steps <= PLANNED:
-        return range(steps)
-    return (k * (steps - 1) // (PLANNED - 1) for k in range(PLANNED))
-
-
-def _check_start(session: Session) -> None:
-    """The guards before the first step: the planned schedule and rungs, the gain, and the certificate as declared."""
-    config = session.config
-    planned = [
-        (config.schedule(step, peak), config.plateau(step), config.band_of(peak))
-        for peak in config.peaks
-        for step in planned_steps(config.steps)
-    ]
-    certificate = config.certificate
-    readings = [
-        probes.prune_certificate(float(certificate.target), certificate),
-        probes.closing_gain(session.model.gains(), config.closure),
-        probes.schedule_peak(planned),
-        probes.rungs_held(config.rungs, config.steps),
-    ]
-    if config.ema.enabled:
-        decays = [config.decay(step) for step in (*planned_steps(config.steps), config.steps)]
-        readings.append(probes.decay_plan(decays, config.averaging))
-    if session.objective.jepa is not None:
-        follows = [session.objective.jepa.decay(step) for step in (*planned_steps(config.steps), config.steps)]
-        readings.append(replace(probes.decay_plan(follows, config.jepa.averaging), declared=config.jepa.averaging))
-    session.monitor.check(Phase.START, 0, readings)
-
-
 def _gradient(session: Session, step: int) -> tuple[Losses, float]:
     """Forward, backward, clip; the gradient norm is the one before clipping."""
     config = session.config
@@ -182,50 +147,6 @@ def _demand_finite(session: Session, step: int, losses: Losses, norm: float) -> 
             required="finite numbers",
             next_step="lower optim.lr, or look in log.jsonl for the step where the loss left its course",
         )
-
-
-def _readings(session: Session, step: int, losses: Losses) -> list[probes.Reading]:
-    """What the guards look at before a step."""
-    if session.config.policy is Policy.OFF:
-        return []
-    config = session.config
-    rates = [(float(group["lr"]), config.band_of(group["peak"])) for group in session.optimizer.param_groups]
-    readings = [probes.learning_rate(rates, config.plateau(step))]
-    readings.append(probes.closing_gain(session.model.gains(), config.closure))
-    windows, recent = config.windows, session.progress.recent
-    if windows is not None and len(recent) == 2 * windows.window:
-        readings.append(probes.smoothed_loss(recent))
-    if session.average is not None and (step > 0 or session.average.used is not None):
-        average = session.average
-        last = math.nan if average.used is None else average.used  # an average that was never updated is a violation
-        scheduled = config.decay(step - 1)
-        readings.append(probes.weight_average(last, scheduled, average.previous, average.outside))
-    readings += _target_readings(session, step)
-    rounded = [weight.detach() for _, weight in session.model.gf16_parameters()] + session.model.gf16_inputs()
-    if rounded:
-        readings.append(probes.gf16_absmax(rounded, inv03.DEFAULT))
-    if not bool(torch.isfinite(losses.total.detach())):
-        return readings  # a grid or a mixture of NaN would name the wrong cause
-    if losses.nca is not None:
-        readings.append(probes.nca_entropy(losses.nca.hard_counts))
-    readings.append(probes.attention_scores(session.model.gains(), session.model.attention_samples(), config.gain))
-    if config.model.ternary:
-        fresh = config.model.zero_outputs and step == 0
-        readings.append(probes.ternary_layers(session.model.ternary_samples(), may_be_zero=fresh))
-    output = losses.output
-    if output.mixing_SNN is not None and output.stream_spread is not None:
-        readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))
-    return readings
-
-
-def _target_readings(session: Session, step: int) -> list[probes.Reading]:
-    """INV-6 on the target encoder of T-JEPA: its decay and its weights, by the decay declared for it."""
-    jepa = session.objective.jepa
-    if jepa is None or (step == 0 and jepa.target.used is None):
-        return []
-    last = math.nan if jepa.target.used is None else jepa.target.used
-    reading = probes.weight_average(last, jepa.decay(step - 1), jepa.target.previous, jepa.target.outside)
-    return [replace(reading, declared=session.config.jepa.averaging)]
 
 
 def _watch_collapse(session: Session, step: int, losses: Losses) -> None:
@@ -295,13 +216,8 @@ def _rung(session: Session, go_on: Callable[[], bool]) -> None:
     session.monitor.check(
         Phase.RUNG,
         step,
-        [probes.prune_certificate(loss, config.certificate), probes.rungs_held(_rungs_held(session), step)],
+        [probes.prune_certificate(loss, config.certificate), rungs_so_far(session)],
     )
-
-
-def _rungs_held(session: Session) -> list[int]:
-    """The steps at which a rung was really held so far."""
-    return [rung["step"] for rung in session.progress.rungs]
 
 
 def _void_certificate(session: Session, final: float, breach: str) -> None:

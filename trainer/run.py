@@ -33,10 +33,11 @@ from karat.trainer.loop import (
     losses_by_kind,
     train,
 )
+from karat.trainer.opening import open_session, take_up
 from karat.trainer.overfit import OneBatch, judged
 from karat.trainer.plot import plot_run
 from karat.trainer.report import build_report, read_run_report, write_run_report
-from karat.trainer.session import REFUSED, Session, open_session, take_up
+from karat.trainer.session import REFUSED, Session
 from karat.trainer.signals import StopRequest
 
 RUNS = Path("runs")

@@ -24,9 +24,10 @@ from karat.core.evidence import (
 )
 from karat.core.formulas import schedule
 from karat.core.policy import Action, Policy, decide
-from karat.core.provenance import digest, fingerprint, loaded_as_written
+from karat.core.provenance import digest, fingerprint
 from karat.core.render_markdown import verification_markdown
 from karat.core.report import VerificationReport, digest_holds, read_lock, write_report, write_text
+from karat.core.syntax import loaded_as_written
 from karat.core.verdict import Status, Verdict, judge
 
 

@@ -33,7 +33,7 @@ WITHOUT_LOOP = {
     "log-steps": "audit alone; test_audit_readers.py",
     "tokens": "audit alone; test_audit.py",
     "declarations": "audit alone; test_audit.py",
-    "update-ratio": "a heuristic without a reported bug; test_watch_movement.py",
+    "update-ratio": "a heuristic without a reported bug; test_watch_precision.py",
     "lr-past-end": "audit alone: in a loop it is RUN-1, 2 or 3; test_audit.py",
     "claimed-reduction": "audit alone; test_audit.py",
 }

@@ -63,6 +63,15 @@ def test_every_group_is_judged_by_its_own_band() -> None:
         assert inv08.INVARIANT.judge(values(reading), reading.declared).violated
 
 
+def test_the_worst_group_is_the_nearest_to_its_bound_for_the_size_of_its_band() -> None:
+    """0.004 is nearer to its bound in absolute terms, by 0.0015 against 0.0021, but not for the size of its band."""
+    low, high = D.ends[0], MUON.ends[1]
+    near, far = low + 0.0015, high - 0.0021
+    for rates in ([(near, D), (far, MUON)], [(far, MUON), (near, D)]):
+        reading = learning_rate(rates, True)
+        assert (values(reading)["lr"], reading.declared) == (far, MUON)
+
+
 def test_the_monitor_judges_and_reports_by_the_band_of_the_reading() -> None:
     guards = Monitor.of([(inv08.INVARIANT, D)], Policy.OBSERVE)
     guards.check(Phase.BEFORE_STEP, 0, [learning_rate([(0.02, MUON)], True)])
@@ -138,6 +147,14 @@ def test_every_reading_is_recorded_before_the_first_violation_is_raised() -> Non
         guards.check(Phase.RUNG, 3, [learning_rate(banded(0.5), False), prune_certificate(2.0, tight)])
     assert [v.invariant for v in guards.violations] == ["INV-8", "INV-2"]
     assert [row["event"] for row in rows] == ["violation", "violation", "check"]
+
+
+def test_of_several_readings_of_one_invariant_the_least_margin_is_told() -> None:
+    fine, worse, nothing = (learning_rate(banded(rate), False) for rate in (0.004, 0.5, math.nan))
+    alone = [monitor(Policy.OBSERVE).check(Phase.BEFORE_STEP, 0, [one])["INV-8"] for one in (fine, worse, nothing)]
+    assert alone[0] > 0 > alone[1] > alone[2] == -math.inf
+    for readings, least in (([fine, worse], 1), ([worse, fine], 1), ([nothing, fine, worse], 2)):
+        assert monitor(Policy.OBSERVE).check(Phase.BEFORE_STEP, 0, readings) == {"INV-8": alone[least]}
 
 
 def test_summaries_and_state_travel() -> None:

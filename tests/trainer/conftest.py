@@ -49,3 +49,9 @@ def tiny(text: Path, tmp_path: Path) -> Trainer:
         return main(["run", "--policy", policy, "--data", str(text), "--out", str(tmp_path / out), *sets])
 
     return run
+
+
+@pytest.fixture
+def model_bytes(tmp_path: Path) -> Callable[[str], bytes]:
+    """model_bytes("name"): the final weights of the run that `tiny` made under this name, as they are on disk."""
+    return lambda out: (tmp_path / out / "checkpoints" / "final" / "model.safetensors").read_bytes()

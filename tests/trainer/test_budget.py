@@ -13,6 +13,7 @@ from karat.trainer.budget.measure import Subject, saved_bytes
 from karat.trainer.budget.terms import Term, pretty, term, total
 from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
+from karat.trainer.models.gf16_linear import GF16Linear
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.optim.ema import WeightAverage
 from karat.trainer.presets import PRESETS
@@ -124,9 +125,36 @@ def test_the_averages_hold_what_the_lines_say() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (), ("model.vocab=4096",), ("model.streams=4", "model.dynamic_streams=true"), ("model.context_features=6",),
+        ("model.positions=learned", "model.context=1024"),
+    ],
+)  # fmt: skip
+def test_averages_are_compared_in_arrays_of_the_largest_parameter(settings: tuple[str, ...]) -> None:
+    config = read_config(None, ["model.d_model=32", *settings])
+    sizes = [parameter.numel() for parameter in Transformer(config.model).parameters()]
+    compared = by_part(passing(config)["average"])["averages before, and comparisons"]
+    assert compared == 4 * sum(sizes) + 7 * 4 * max(sizes)
+
+
 def test_attention_costs_more_operations_with_the_context_and_the_head_does_not() -> None:
     def part(context: int, name: str) -> int:
         return by_part(forward_flops(RunConfig(model={"context": context}, batch_size=8 * 128 // context)))[name]
 
     assert part(64, "attention: scores and mixing") * 2 == part(128, "attention: scores and mixing")
     assert part(64, "head: logits") == part(128, "head: logits")
+
+
+@pytest.mark.parametrize("activation", ["relu2", "swiglu"])
+def test_the_rounded_weights_are_those_that_the_layers_hold(activation: str) -> None:
+    config = read_config(
+        None, [f"model.activation={activation}", "model.d_model=32", "model.context=8", "model.vocab=64"]
+    )
+    model = Transformer(config.model)
+    model(torch.zeros(1, 8, dtype=torch.int64))
+    layers = [module for module in model.modules() if isinstance(module, GF16Linear) and module.gf16]
+    held = [tensor.nbytes for layer in layers for tensor in (layer._rounded, layer._rounded_from) if tensor is not None]
+    assert len(held) == 2 * len(layers) > 0
+    assert by_part(lasting(config))["GF16: rounded weights, and what they are of"] == sum(held)

@@ -32,6 +32,10 @@ CASES = {
     ),
     "gelu, learned positions": (*PLAIN, "model.activation=gelu", "model.positions=learned"),
     "bfloat16": (*PLAIN, "precision=bfloat16", "model.activation=swiglu", "model.norm=rmsnorm", "model.dropout=0.1"),
+    "bfloat16, streams": (*PLAIN, "precision=bfloat16", "model.streams=4"),
+    "bfloat16, dynamic streams": (
+        *PLAIN, "precision=bfloat16", "model.streams=3", "model.dynamic_streams=true", "model.norm=rmsnorm",
+    ),
     "ternary, streams, Muon and Lion": (
         *PLAIN, "model.ternary=true", "model.streams=2", "model.stream_biases=true", "optim.name=muon+lion",
     ),

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from karat.core.errors import ConfigError
 from karat.core.formulas import schedule
 from karat.core.policy import Policy
+from karat.core.verdict import Status
+from karat.invariants import inv09_qk_gain as inv09
 from karat.trainer.config import RunConfig
 from karat.trainer.config_file import parse_value, read_config, to_toml
 
@@ -245,6 +247,14 @@ def test_the_plateau_is_where_the_schedule_is_flat() -> None:
     cold = RunConfig(steps=100, optim={"schedule": "cosine", "warmup": 0})
     assert [step for step in range(-1, 100) if cold.plateau(step)] == [0]
     assert cold.schedule(0) == cold.optim.lr
+
+
+def test_attention_may_be_off_by_the_rounding_of_bfloat16_where_the_run_is_in_bfloat16_alone() -> None:
+    """2^-9: half the spacing of bfloat16 below 1."""
+    seen = {"gain": RunConfig().model.qk_gain, "deviation": 2**-9, "spread": 1.0}
+    assert inv09.INVARIANT.judge(seen, RunConfig(precision="bfloat16").gain).status is Status.HOLDS
+    assert inv09.INVARIANT.judge(seen, RunConfig().gain).violated
+    assert inv09.INVARIANT.judge(seen | {"deviation": 0.02}, RunConfig(precision="bfloat16").gain).violated
 
 
 # -- what decides a run's numbers ----------------------------------------------------------------------------------

@@ -23,9 +23,11 @@ from karat.trainer.checkpoint import load_checkpoint
 from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
-from karat.trainer.loop import Diverged, check_end, planned_steps, train
+from karat.trainer.loop import Diverged, check_end, train
+from karat.trainer.opening import open_session
+from karat.trainer.readings import planned_steps
 from karat.trainer.run import start
-from karat.trainer.session import Session, open_session
+from karat.trainer.session import Session
 
 STEP = 5
 

@@ -21,7 +21,8 @@ from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
 from karat.trainer.loop import averaged_loss, check_end, final_loss, train
-from karat.trainer.session import Session, open_session
+from karat.trainer.opening import open_session
+from karat.trainer.session import Session
 
 Open = Callable[..., Session]
 Trainer = Callable[..., int]

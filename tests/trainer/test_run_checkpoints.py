@@ -15,15 +15,16 @@ from karat.core.invariant import Invariant
 from karat.core.report import ProofStatus
 from karat.invariants.runtime.ledger import read_rows
 from karat.invariants.standing import standings
-from karat.trainer import session
+from karat.trainer import opening, session
 from karat.trainer.checkpoint import CheckpointSaver, load_checkpoint
 from karat.trainer.checkpoint.space import RESERVE
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
 from karat.trainer.evaluate import Interrupted
 from karat.trainer.loop import final_loss, train
+from karat.trainer.opening import open_session, take_up
 from karat.trainer.run import keep_rows_before, start
-from karat.trainer.session import Session, open_session, take_up
+from karat.trainer.session import Session
 
 SMALL = (
     "steps=8", "batch_size=2", "threads=1", "model.d_model=16", "model.n_layers=1", "model.n_heads=2",
@@ -48,7 +49,7 @@ def standings_once(invariants: Iterable[Invariant[Any]]) -> tuple[ProofStatus, .
 @pytest.fixture(autouse=True)
 def proofs_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is proved is not the subject here, and finding it out takes longer than these runs."""
-    monkeypatch.setattr(session, "standings", standings_once)
+    monkeypatch.setattr(opening, "standings", standings_once)
 
 
 @pytest.fixture

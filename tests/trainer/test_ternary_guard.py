@@ -18,7 +18,8 @@ from karat.trainer.console import Console
 from karat.trainer.loop import check_end, train
 from karat.trainer.models import ternary_linear as running
 from karat.trainer.models.ternary_linear import Codes, TernaryLinear, Trits
-from karat.trainer.session import Session, open_session
+from karat.trainer.opening import open_session
+from karat.trainer.session import Session
 
 STEP, STEPS = 2, 4
 TERNARY = (

@@ -12,6 +12,9 @@ from karat.trainer.budget.terms import Symbols, Term, term, total
 from karat.trainer.config import RunConfig
 from karat.trainer.objectives.next_token import LOGITS_AT_A_TIME
 
+STATES = "4 * R * d + (S - 1) * n * 4 * R * d"
+"""The states of the residual streams: equal at the start, where they are one array."""
+
 
 def saved(config: RunConfig) -> list[Term]:
     """What a training step keeps from its forward pass for its backward pass, by kind of layer."""
@@ -24,7 +27,7 @@ def saved(config: RunConfig) -> list[Term]:
         lines.append(term("dropout: masks", f"S * {number} * R * d", at))
     lines += _matrices(config, at)
     lines += _dynamic_streams(config, at) if config.model.dynamic_streams else _streams(config, at)
-    lines.append(term("head: gradient of its input", f"{_normed(config)} * R * d", at))
+    lines.append(term("head: gradient of its input", "4 * R * d", at))
     lines.append(term("head: gradient of its weight", "4 * V * d", at))
     if config.model.nca:
         lines.append(term("automaton", "8 * d + k * 4 * (c**2 + 2 * c * h + 3 * c * s)", at))
@@ -35,21 +38,11 @@ def _half(config: RunConfig) -> bool:
     return config.precision == "bfloat16"
 
 
-def _stream(config: RunConfig) -> str:
-    """Bytes of a number of what a norm reads: one stream stays in float32, several are mixed by products."""
-    return "w" if config.model.streams > 1 else "4"
-
-
-def _normed(config: RunConfig) -> str:
-    """Bytes of a number of what a norm gives: RMSNorm's gain is float32, LayerNorm gives what it was given."""
-    return "4" if config.model.norm == "rmsnorm" else _stream(config)
-
-
 def _norms(config: RunConfig, at: Symbols) -> list[Term]:
-    number = _stream(config)
+    """The residual streams, and what norms read and give, are float32 under bfloat16 too."""
     if config.model.norm == "rmsnorm":  # its output before the gain, and one scale of a row
-        return [term("norms", f"(S + 1) * {number} * R * (d + 1)", at)]
-    return [term("norms", f"(S + 1) * R * ({number} * d + 8)", at)]  # its input, a mean and a deviation of a row
+        return [term("norms", "(S + 1) * 4 * R * (d + 1)", at)]
+    return [term("norms", "(S + 1) * R * (4 * d + 8)", at)]  # its input, a mean and a deviation of a row
 
 
 def _attention(config: RunConfig, at: Symbols) -> list[Term]:
@@ -82,7 +75,7 @@ def _feedforward(config: RunConfig, at: Symbols) -> list[Term]:
             term("feed-forward: codes of its inputs", f"L * {inputs} * R * (d + 4) + L * R * (F + 4)", at),
             term("feed-forward: hidden units", f"L * {hidden} * {made} * R * F", at),
         ]
-    casts = inputs if _half(config) and _normed(config) == "4" else 1  # gate and up each turn float32 into bfloat16
+    casts = inputs if _half(config) else 1  # gate and up each turn float32 into bfloat16
     return [
         term("feed-forward: its input", f"L * {casts} * w * R * d" if casts > 1 else "L * w * R * d", at),
         term("feed-forward: hidden units", f"L * {4 if inputs == 2 else 2} * w * R * F", at),
@@ -100,28 +93,20 @@ def _matrices(config: RunConfig, at: Symbols) -> list[Term]:
 def _streams(config: RunConfig, at: Symbols) -> list[Term]:
     if config.model.streams == 1:
         return []
-    # In float32 the equal streams at the start are one array; bfloat16 makes two whole ones of it, one for each product.
-    states = "(S + 1) * n * w * R * d" if _half(config) else "4 * R * d + (S - 1) * n * 4 * R * d"
-    outputs = "4" if config.model.ternary else "w"
     return [
-        term("streams: states", states, at),
-        term("streams: outputs of sublayers", f"S * {outputs} * R * d", at),
+        term("streams: states", STATES, at),
+        term("streams: outputs of sublayers", "S * 4 * R * d", at),
         term("streams: coefficients", "S * 4 * (p + 3 * n + n**2)", at),
     ]
 
 
 def _dynamic_streams(config: RunConfig, at: Symbols) -> list[Term]:
-    half = _half(config)
-    states = "(S + 1) * n * w * R * d" if half else "4 * R * d + (S - 1) * n * 4 * R * d"
-    outputs = "4" if config.model.ternary else "w"
-    normed = "n * R * (4 * (d + 1) + (S - 1) * w * (d + 1))" if half else "S * 4 * n * R * d + S * 4 * R"
-    gates = "S * R * (4 * (p + 3 * n) + w * n**2" + (" + w * n)" if half else ")")
     return [
-        term("streams: states", states, at),
-        term("streams: outputs of sublayers", f"S * {outputs} * R * d", at),
-        term("streams: states normed, and with gains", f"{normed} + S * w * n * R * d", at),
-        term("streams: mixtures and gates of a token", gates, at),
-        term("streams: maps with scales, gains", "S * n * d * (w * (p + 2 * n) + 4)", at),
+        term("streams: states", STATES, at),
+        term("streams: outputs of sublayers", "S * 4 * R * d", at),
+        term("streams: states normed, and with gains", "S * 4 * R * (n * d + 1) + S * 4 * n * R * d", at),
+        term("streams: mixtures and gates of a token", "S * R * 4 * (p + 3 * n + n**2)", at),
+        term("streams: maps with scales, gains", "S * n * d * 4 * (p + 2 * n + 1)", at),
     ]
 
 
@@ -171,6 +156,10 @@ def _largest(config: RunConfig) -> int:
     """Numbers of the largest parameter."""
     at = symbols(config)
     candidates = [at["V"] * at["d"], 3 * at["d"] ** 2, at["d"] * at["F"]]
+    if config.model.positions == "learned":
+        candidates.append(at["T"] * at["d"])
+    if config.model.context_features:
+        candidates.append(at["N"] * at["V"] * at["d"])
     if config.model.dynamic_streams:
         candidates.append(at["S"] * (at["p"] + 2 * at["n"]) * at["n"] * at["d"])
     return max(candidates)

@@ -27,9 +27,9 @@ from karat.trainer.models.gf16_linear import GF16Linear
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.nca import NcaObjective
 from karat.trainer.objectives.training import Losses, TrainingObjective
+from karat.trainer.opening import rates
 from karat.trainer.optim.build import build_optimizer
 from karat.trainer.optim.ema import WeightAverage
-from karat.trainer.session import rates
 
 Shape = tuple[int, ...]
 STEPS = 2

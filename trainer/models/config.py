@@ -60,10 +60,6 @@ class ModelConfig(BaseModel):
                 "d_model / n_heads must be even, since RoPE turns pairs of coordinates, got "
                 f"{self.d_model} / {self.n_heads} = {self.head_dim}"
             )
-        if self.dynamic_streams and (self.streams == 1 or self.stream_biases):
-            raise ValueError("dynamic_streams needs streams = 2, 3 or 4, and stream_biases = false")
-        if self.gf16_activations and not self.gf16:
-            raise ValueError("gf16_activations needs gf16 = true: they are the inputs of the weights in GF16")
         if self.ternary and self.gf16:
             raise ValueError(
                 "ternary and gf16 are two formats of the same weights: set gf16 = false beside ternary = true"
@@ -72,6 +68,33 @@ class ModelConfig(BaseModel):
             raise ValueError(
                 f"ternary weights share a scale by groups of {GROUP}, which must divide d_model and d_ff, got "
                 f"{self.d_model} and {self.feedforward_width}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_key_is_without_effect(self) -> Self:
+        """A key that another one would silence is refused, so that what is configured is what trains."""
+        for key in ("dynamic_streams", "stream_biases"):
+            if getattr(self, key) and self.streams == 1:
+                raise ValueError(
+                    f"{key} needs streams = 2, 3 or 4, got streams = 1: the plain residual has nothing to mix; such as "
+                    f"model.streams=2, or model.{key}=false"
+                )
+        if self.dynamic_streams and self.stream_biases:
+            raise ValueError(
+                "stream_biases needs dynamic_streams = false, got true for both: they are biases of static streams; "
+                "model.stream_biases=false, or model.dynamic_streams=false"
+            )
+        if self.gf16_activations and not self.gf16:
+            raise ValueError(
+                "gf16_activations needs gf16 = true, got gf16 = false: they are the inputs of the weights in GF16; "
+                "model.gf16_activations=false, or model.gf16=true"
+            )
+        theta = type(self).model_fields["rope_theta"].default  # let pass: a file that a run wrote holds every key
+        if self.positions == "learned" and self.rope_theta != theta:
+            raise ValueError(
+                f"rope_theta needs positions = rope, got positions = learned and rope_theta = {self.rope_theta:g}: a trained "
+                f"table has no angles; leave it out (model.rope_theta={theta:g}), or model.positions=rope"
             )
         return self
 

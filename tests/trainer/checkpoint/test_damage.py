@@ -144,6 +144,13 @@ def test_a_named_one_counts_by_its_steps(tmp_path: Path, make_run: Any) -> None:
     assert latest_checkpoint(tmp_path).path.name == "step-000006"
 
 
+def test_of_equal_steps_best_comes_last_whatever_its_name_sorts_like(tmp_path: Path, make_run: Any) -> None:
+    run = make_run()
+    for name in ("best", "violation", "final", None):  # each is preferred to those before it
+        run.save(tmp_path, 6, name=name)
+        assert latest_checkpoint(tmp_path).path.name == (name or "step-000006")
+
+
 def test_a_named_one_without_manifest_is_reported(tmp_path: Path, make_run: Any) -> None:
     run = make_run()
     run.save(tmp_path, 5)

@@ -69,6 +69,16 @@ def test_nothing_leaves_before_the_new_one_is_complete(
     assert held == [1] * 10 and names(folder) == ["step-000002"]
 
 
+def test_a_damaged_one_leaves_before_an_older_whole_one(tmp_path: Path, make_run: Any, make_saver: Any) -> None:
+    run, saver, folder = make_run(), make_saver(background=False, keep_last=2), tmp_path / "checkpoints"
+    for step in (1, 2):
+        saver.save(run.draft(step))
+    cut = folder / "step-000002" / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-1])
+    saver.save(run.draft(3))
+    assert names(folder) == ["step-000001", "step-000003"]
+
+
 def test_what_cannot_move_in_leaves_the_old_ones(
     tmp_path: Path, make_run: Any, make_saver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

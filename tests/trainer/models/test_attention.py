@@ -8,17 +8,20 @@ from torch import Tensor
 
 from karat.trainer.models.attention import SAMPLED, Attention, rotary_table, rotate
 from karat.trainer.models.config import ModelConfig
+from karat.trainer.models.normalization import EPSILON
 
 
-def config(qk_gain: float = 1.0) -> ModelConfig:
-    return ModelConfig(d_model=12, n_heads=3, context=9, qk_gain=qk_gain)
+def config(qk_gain: float = 1.0, qk_norm: bool = False) -> ModelConfig:
+    return ModelConfig(d_model=12, n_heads=3, context=9, qk_gain=qk_gain, qk_norm=qk_norm)
 
 
-def plain_attention(attention: Attention, x_BTD: Tensor, gain: float) -> Tensor:
+def plain_attention(attention: Attention, x_BTD: Tensor, gain: float, normed: bool = False) -> Tensor:
     """The definition, head by head and position by position, with rotations as 2 x 2 matrices."""
     b, t, d = x_BTD.shape
     heads, size = 3, d // 3
     q, k, v = (x_BTD @ attention.qkv.weight.t()).view(b, t, 3, heads, size).unbind(2)
+    if normed:
+        q, k = (part / (part.square().mean(-1, keepdim=True) + EPSILON).sqrt() for part in (q, k))
 
     def turned(x: Tensor, position: int) -> Tensor:
         out = x.clone()
@@ -37,11 +40,12 @@ def plain_attention(attention: Attention, x_BTD: Tensor, gain: float) -> Tensor:
     return torch.stack(rows, 1) @ attention.out.weight.t()
 
 
+@pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("gain", [1.0, 2.618])
-def test_attention_is_its_definition(gain: float) -> None:
+def test_attention_is_its_definition(gain: float, normed: bool) -> None:
     torch.manual_seed(0)
-    attention, x = Attention(config(gain)), torch.randn(2, 9, 12)
-    torch.testing.assert_close(attention(x), plain_attention(attention, x, gain), rtol=1e-4, atol=1e-5)
+    attention, x = Attention(config(gain, normed)), torch.randn(2, 9, 12)
+    torch.testing.assert_close(attention(x), plain_attention(attention, x, gain, normed), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 2, 9])

@@ -90,9 +90,3 @@ def test_the_seeds_biases_count_as_in_the_seed_and_change_nothing_at_the_start(n
         torch.testing.assert_close(a, b)
     torch.nn.init.constant_(biased.pre_bias, 0.7)  # type: ignore[arg-type]
     torch.testing.assert_close(biased.coefficients().pre_SN, (biased.pre_logits + 0.7).sigmoid())
-
-
-@pytest.mark.parametrize("settings", [{"streams": 1}, {"streams": 2, "stream_biases": True}])
-def test_one_stream_or_redundant_biases_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="dynamic_streams needs"):
-        ModelConfig.model_validate({"dynamic_streams": True} | settings)

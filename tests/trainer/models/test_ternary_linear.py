@@ -75,6 +75,13 @@ def test_codes_use_the_whole_range_and_are_within_half_a_step() -> None:
     assert ((codes * step - x).abs() <= step * (0.5 + 1e-5)).all()
 
 
+def test_a_row_of_next_to_nothing_is_nothing_and_its_step_is_not_zero() -> None:
+    for row in (torch.zeros(1, 128), torch.full((1, 128), 1e-30)):
+        codes = encode(row)
+        assert not bool(codes.codes_RI.any())
+        assert float(codes.step_R1) == pytest.approx(LEAST / LEVELS)
+
+
 def test_the_gradient_goes_straight_through_to_the_master() -> None:
     """A quantiser without straight-through gradient trains nothing: the seed's kind of silent bug."""
     layer, x = example()

@@ -110,11 +110,68 @@ def test_under_autocast_losses_are_near_and_streams_stay_in_the_precision_of_the
     torch.manual_seed(0)
     model = Transformer(ModelConfig(vocab=16, d_model=8, n_layers=2, n_heads=2, context=8, **settings))
     tokens = torch.randint(16, (3, 8))
+    read: list[torch.dtype] = []
+    for sublayer in model.sublayers:
+        sublayer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):
         output = model(tokens)
+    assert read == [torch.float32] * 4  # the mixture of the streams that a sublayer reads, too
     F.cross_entropy(output.logits_BTV.flatten(0, 1), tokens.flatten()).backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
     assert (output.hidden_BTD - model(tokens).hidden_BTD).abs().max() < 0.05 * output.hidden_BTD.abs().max()
     if output.mixing_SNN is not None:
         assert output.mixing_SNN.dtype == torch.float32
         assert (output.mixing_SNN.sum(-1) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("settings", [{}, {"start": "gpt"}, {"activation": "swiglu", "streams": 1}])
+def test_where_outputs_start_at_zero_a_sublayer_adds_nothing_and_every_other_matrix_is_drawn(
+    settings: dict[str, Any],
+) -> None:
+    model, x = small(zero_outputs=True, gf16=False, **settings), torch.randn(2, 5, 16)
+    assert all(not bool(sublayer(x).any()) for sublayer in model.sublayers)
+    still = [name for name, p in model.named_parameters() if "sublayers" in name and not bool(p.any())]
+    assert still == [f"sublayers.{i}.body.{'down' if i % 2 else 'out'}.weight" for i in range(4)]
+    drawn = small(gf16=False, **settings)
+    assert all(bool(sublayer(x).any()) for sublayer in drawn.sublayers)
+
+
+@pytest.mark.parametrize(
+    ("start", "reads", "attention_writes", "feedforward_writes"),
+    [("scaled", 1.6 / 8, 1 / 8 / 6**0.5, 1 / 16 / 6**0.5), ("gpt", 0.02, 0.02 / 6**0.5, 0.02 / 6**0.5)],
+)
+def test_matrices_start_as_wide_as_declared(
+    start: str, reads: float, attention_writes: float, feedforward_writes: float
+) -> None:
+    """Of width 64 and 256 units, three layers deep: what writes to the stream is narrower by sqrt(6)."""
+    model = small(d_model=64, n_layers=3, start=start)
+    declared = {"qkv": reads, "up": reads, "out": attention_writes, "down": feedforward_writes}
+    for name, weight in model.named_parameters():
+        if name.startswith("sublayers") and weight.ndim == 2:
+            assert float(weight.detach().std()) == pytest.approx(declared[name.split(".")[-2]], rel=0.05), name
+
+
+@pytest.mark.parametrize("start", ["scaled", "gpt"])
+def test_the_stream_starts_with_the_same_size_at_any_depth(start: str) -> None:
+    tokens = torch.randint(31, (8, 12))
+    added = []
+    for depth in (1, 8):
+        model = small(d_model=64, n_layers=depth, start=start, streams=1)
+        embedded, x = model.embedding(tokens), model.embedding(tokens)
+        for sublayer in model.sublayers:
+            x = x + sublayer(x)
+        added.append(float((x - embedded).detach().norm()))
+    assert added[1] == pytest.approx(added[0], rel=0.25)
+
+
+def test_dropout_leaves_out_its_share_of_each_sublayers_output_while_training_alone() -> None:
+    model, x = small(dropout=0.25), torch.randn(8, 12, 16)
+    plain = small()
+    for sublayer, whole in zip(model.sublayers, plain.sublayers, strict=True):
+        kept, expected = sublayer(x), whole(x)
+        out = kept == 0
+        assert 0.2 < out.float().mean() < 0.3
+        torch.testing.assert_close(kept[~out], expected[~out] / 0.75)
+    tokens = torch.randint(31, (2, 12))
+    assert not torch.equal(model(tokens).hidden_BTD, model(tokens).hidden_BTD)
+    assert torch.equal(model.eval()(tokens).hidden_BTD, plain.eval()(tokens).hidden_BTD)

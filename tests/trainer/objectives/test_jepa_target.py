@@ -117,7 +117,9 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     restore_model(resumed, checkpoint)
     restore_optimizer(resumed.optimizer, checkpoint)
     assert resumed.jepa.target.used == straight.jepa.decay(2)
-    assert resumed.train_from(3, 6) == losses
+    again = resumed.train_from(3, 4)
+    assert resumed.jepa.target.previous == straight.jepa.decay(2)  # what INV-6 compares the next decay with
+    assert again + resumed.train_from(4, 6) == losses
     ours, theirs = straight.state_dict(), resumed.state_dict()
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert {"jepa.target.last_update_3", "jepa.target.encoder.embedding.weight", "jepa.mask_embedding"} <= ours.keys()

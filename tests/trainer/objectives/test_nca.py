@@ -113,6 +113,11 @@ def test_near_equal_classes_balance_the_counts() -> None:
     assert float(mass.max()) < 1.1 * float(mass.mean())
 
 
+def test_tokens_that_were_never_seen_are_spread_over_the_classes() -> None:
+    assert near_equal_classes([0] * 18).bincount(minlength=9).tolist() == [2] * 9
+    assert near_equal_classes([100, *[0] * 16])[1:].bincount(minlength=9).tolist() == [0, *[2] * 8]
+
+
 def test_weights_scale_the_loss() -> None:
     torch.manual_seed(0)
     nca = NcaObjective(8, 256, NcaConfig(weight=3.0, histogram_weight=2.0))

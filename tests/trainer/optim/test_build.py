@@ -53,3 +53,9 @@ def test_a_frozen_parameter_is_left_out_and_the_step_is_fused(objective: Trainin
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert id(objective.model.embedding.weight) not in held
     assert all((g["fused"], g["lr"], g["betas"]) == (True, 0.004, (0.8, 0.9)) for g in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("name", ["lion", "muon+lion", "adamw", "muon"])
+def test_every_first_order_optimizer_has_the_declared_averages(name: str, objective: TrainingObjective) -> None:
+    groups = build_optimizer(objective, Rates(name=name, betas=(0.7, 0.8))).param_groups
+    assert {group["betas"] for group in groups if group["name"] in ("decayed", "undecayed")} == {(0.7, 0.8)}

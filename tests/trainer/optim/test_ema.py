@@ -76,6 +76,24 @@ def test_an_update_that_leaves_the_hull_is_measured(monkeypatch: pytest.MonkeyPa
     assert max(average.outside.tolist()) >= 0.25 - 1e-6
 
 
+def test_an_update_by_another_decay_is_measured_inside_the_hull_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(6, 5)
+    average = made(model)
+    drift(model, 1)
+    pairs = zip(average.averages.values(), model.parameters(), strict=True)
+    apart = max(float((a - w).detach().abs().max()) for a, w in pairs)
+    monkeypatch.setattr(average, "move", lambda a, w, *_: a.lerp_(w, 0.5))
+    average.update(0)
+    assert max(average.outside.tolist()) == pytest.approx((LOW - 0.5) * apart, rel=1e-3)
+
+
+def test_one_step_of_float32_outside_the_hull_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    average = made(nn.Linear(6, 5))
+    monkeypatch.setattr(average, "move", lambda a, w, *_: a.copy_(a.nextafter(torch.tensor(math.inf))))
+    average.update(0)
+    assert 0 < max(average.outside.tolist()) < 1e-6
+
+
 def test_in_place_of_weights_gives_them_back_bit_for_bit() -> None:
     model = nn.Linear(6, 5)
     average = made(model)

@@ -11,6 +11,7 @@ from karat.trainer.models.config import ModelConfig
 from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.nca import NcaObjective
 from karat.trainer.objectives.training import TrainingObjective
+from karat.trainer.optim import build
 from karat.trainer.optim.build import Rates, build_optimizer
 from karat.trainer.optim.muon import Muon, orthogonalised
 from karat.trainer.optim.roles import Role, demand_split, roles
@@ -86,6 +87,13 @@ def test_packed_maps_are_orthogonalised_one_by_one() -> None:
     assert (whole - packed).norm() > 0.5 * packed.norm()
 
 
+def test_a_gradient_of_zeros_moves_nothing() -> None:
+    parameter = torch.nn.Parameter(torch.ones(4, 6))
+    parameter.grad = torch.zeros(4, 6)
+    Muon([parameter], lr=1.0).step()
+    assert torch.equal(parameter, torch.ones(4, 6))
+
+
 def test_a_vector_and_blocks_that_do_not_divide_are_refused() -> None:
     for parameter, blocks in ((torch.zeros(4), 1), (torch.zeros(4, 4), 3)):
         with pytest.raises(ValueError, match="matrices of"):
@@ -111,8 +119,8 @@ def test_muon_has_the_matrices_between_hidden_states_and_nothing_else(name: str,
     assert {g["peak"] for g in optimizer.parts[1].param_groups} == {0.004}
 
 
-def test_a_split_that_gives_muon_an_embedding_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sabotage of what makes the groups: by shape, as is often done, the embedding and the streams' logits are matrices."""
+def test_a_split_that_gives_muon_an_embedding_is_refused_by_name() -> None:
+    """Groups made by shape, as is often done, the embedding and the streams' logits are matrices."""
     model = objective()
     by_shape = [p for p in model.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if p.ndim != 2]
@@ -126,7 +134,47 @@ def test_a_split_that_gives_muon_an_embedding_is_refused_by_name(monkeypatch: py
         demand_split(model, {"rest": [*model.parameters(), torch.nn.Parameter(torch.zeros(1))]})
 
 
+@pytest.mark.parametrize(
+    ("name", "role", "message"),
+    [
+        ("muon", Role.MATRIX, "Muon would orthogonalise: model.embedding.weight"),
+        ("muon", None, "no optimizer moves: model.embedding.weight"),
+        ("adamw", None, "no optimizer moves: model.embedding.weight"),
+    ],
+)
+def test_groups_that_were_made_wrong_are_refused_before_a_step(
+    name: str, role: Role | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sabotage of what makes the groups: what judges them finds the roles out anew."""
+
+    def mistaken(model: torch.nn.Module) -> dict[str, Role]:
+        kinds = roles(model)
+        del kinds["model.embedding.weight"]
+        return kinds if role is None else kinds | {"model.embedding.weight": role}
+
+    monkeypatch.setattr(build, "roles", mistaken)
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(objective(), Rates(name=name))
+
+
+def test_the_built_optimizer_takes_queries_keys_and_values_apart() -> None:
+    model = objective()
+    packed = model.model.attentions()[0].qkv.weight
+    apart = [torch.nn.Parameter(part.clone()) for part in packed.detach().split(8)]
+    optimizer = build_optimizer(model, Rates(name="muon", matrix_lr=0.5, weight_decay=0.0))
+    with_gradients(model, 4)
+    assert packed.grad is not None
+    packed.grad *= torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(8)[:, None]
+    for part, gradient in zip(apart, packed.grad.split(8), strict=True):
+        part.grad = gradient.clone()
+    optimizer.step()
+    Muon(apart, lr=0.5).step()
+    torch.testing.assert_close(packed.detach(), torch.cat([part.detach() for part in apart]))
+
+
 def test_every_parameter_has_one_role() -> None:
+    kinds = roles(objective(context_features=2))
+    assert kinds["model.features.tables_NVD"] is Role.EMBEDDING and kinds["model.features.weights_N"] is Role.SCALAR
     kinds = roles(objective(positions="learned"))
     assert set(kinds) == {dotted for dotted, _ in objective(positions="learned").named_parameters()}
     assert kinds["model.positions_TD"] is kinds["model.embedding.weight"] is Role.EMBEDDING
