@@ -17,6 +17,7 @@ from karat.core.policy import Policy
 from karat.core.render_markdown import run_markdown
 from karat.core.report import write_text
 from karat.invariants.runtime.monitor import NOT_EXERCISED, Stopped
+from karat.trainer.budget.checks import free_memory, require_memory
 from karat.trainer.checkpoint import latest_checkpoint, load_checkpoint
 from karat.trainer.checkpoint.retention import FINAL
 from karat.trainer.config import RunConfig
@@ -141,6 +142,7 @@ def resume(run: Path, console: Console) -> tuple[int, float | None]:
 @contextmanager
 def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Session]:
     """An open session; its files are closed on the way out."""
+    require_memory(config, free_memory())
     session = open_session(config, out, console)
     if config.overfit_one_batch:
         session.batches = OneBatch(**vars(session.batches))
@@ -219,9 +221,12 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         plot_run(session, found.baseline)
     except OSError as error:
         console.warn(f"no picture: {error}")
+    tell = (
+        console.note if code == HOLDS else console.error
+    )  # a quiet console shows errors, and why a code is not 0 is one
     if message:
-        (console.error if code == VIOLATED else console.note)(message)
-    console.note(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
+        tell(message)
+    tell(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
     return code, None if message else found.bpb
 
 

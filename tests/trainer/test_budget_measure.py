@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from karat.core.errors import ConfigError
 from karat.trainer.budget import checks as judged
 from karat.trainer.budget import command, measure
-from karat.trainer.budget.checks import Check, checks, too_large
+from karat.trainer.budget.activations import peak
+from karat.trainer.budget.checks import Check, checks, require_memory, too_large
 from karat.trainer.budget.command import budget_of
 from karat.trainer.budget.render import Budget
 from karat.trainer.budget.terms import Term
@@ -118,6 +120,27 @@ def test_what_is_too_large_or_does_not_run_cannot_be_judged(monkeypatch: pytest.
     found = budget_of("mini", read_config(None, PLAIN), to_measure=True, console=Console(quiet=True))
     assert found.exit_code == 2 and found.why_not == "a step fails: addmv input tensors must have the same dtype"
     assert Budget("mini", config).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "pair", ["batch_size=100000000", "model.n_layers=10000000", "model.d_model=1000000", "model.d_ff=2147483647"]
+)
+def test_a_run_that_cannot_fit_into_memory_is_refused_before_anything_is_built(
+    pair: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--set", pair, "--set", "model.n_heads=2", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "trainer: a step of this model and batch holds at least" in said and "trainer budget --no-measure" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_refused_only_where_it_surely_does_not_fit() -> None:
+    config = read_config(None, [], preset="nano")
+    least = int(judged.PEAK[0] * peak(config)[1])
+    require_memory(config, least)
+    require_memory(config, None)
+    with pytest.raises(ConfigError, match="holds at least 25 MB, of 25 MB that are free"):
+        require_memory(config, least - 1)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

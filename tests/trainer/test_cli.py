@@ -57,6 +57,20 @@ def test_a_strict_run(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "# Run report" in capsys.readouterr().out
 
 
+def test_a_quiet_run_still_says_why_its_exit_code_is_not_zero(
+    tiny: Trainer, text: Path, tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = ["run", "--quiet", "--data", str(text), *(p for s in tiny_settings for p in ("--set", s))]
+    assert main([*quiet, "--out", str(tmp_path / "a")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("BPB=") and err == ""
+    assert main([*quiet, "--out", str(tmp_path / "b"), "--strict-invariants", "--set", "optim.lr=0.5"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "INV-8 lr-band violated before the first step" in err and "report.md" in err
+    assert main([*quiet, "--out", str(tmp_path / "c"), "--overfit-one-batch"]) == 1
+    assert "the batch was NOT learnt by heart" in capsys.readouterr().err
+
+
 def test_guards_off_changes_no_weight(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny(out="on") == 0 and tiny(out="off", policy="off") == 0
     assert model_bytes(tmp_path / "on") == model_bytes(tmp_path / "off")
