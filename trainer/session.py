@@ -155,6 +155,7 @@ class Session:
                 "average": self.average.state() if self.average is not None else None,
                 "duty": self.duty(),
                 "data": self.corpus.manifest.digest,
+                "judged_by": self.validation.text,
                 "data_position": self.progress.step,
                 "learning_rate": self.config.schedule(self.progress.step),
             },
@@ -330,6 +331,15 @@ def take_up(session: Session, checkpoint: Checkpoint) -> None:
             f"the data {session.config.data} is not what this run was trained on",
             required=f"the corpus with manifest digest {str(checkpoint.extra['data'])[:16]}…",
             next_step="restore the data, or start a new run",
+        )
+    judged_by = checkpoint.extra.get(
+        "judged_by", session.validation.text
+    )  # checkpoints made before it was kept have none
+    if judged_by != session.validation.text:
+        raise CheckpointError(
+            f"this run's validation losses were taken on {judged_by}, not on {session.validation.text}",
+            required="eval.bytes as it was when the run began, so that its losses can be compared",
+            next_step="leave config.toml as the run wrote it, or start a new run",
         )
     restore_model(session.objective, checkpoint)
     restore_optimizer(session.optimizer, checkpoint)
