@@ -76,9 +76,16 @@ def alone(run: Path) -> Iterator[None]:
 
 
 def next_free(base: Path = RUNS) -> Path:
-    """runs/0001, or the number after the highest there is."""
+    """runs/0001, or the number after the highest there is; made at once, so that runs begun together have one each."""
     numbers = [int(p.name) for p in base.iterdir() if re.fullmatch(r"\d+", p.name)] if base.is_dir() else []
-    return base / f"{max(numbers, default=0) + 1:04d}"
+    free = base / f"{max(numbers, default=0) + 1:04d}"
+    try:
+        free.mkdir(parents=True)
+    except FileExistsError:
+        return next_free(base) if base.is_dir() else free
+    except OSError:
+        pass  # `alone` says why the folder cannot be made
+    return free
 
 
 def newest(base: Path = RUNS) -> Path:

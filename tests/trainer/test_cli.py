@@ -299,6 +299,17 @@ def test_an_altered_report_is_not_shown(tiny: Trainer, tmp_path: Path, capsys: p
     assert "was altered" in capsys.readouterr().err
 
 
+def test_runs_begun_together_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    assert [command.next_free(runs).name for _ in range(3)] == ["0001", "0002", "0003"]
+    listed = [runs / "0001"]  # as another process saw it before the others were made
+    honest = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([listed.pop()]) if listed else honest(path))
+    assert command.next_free(runs).name == "0004"
+    (tmp_path / "file").write_text("")
+    assert command.next_free(tmp_path / "file").name == "0001"  # which cannot be made: `alone` says so
+
+
 def test_a_folder_lost_during_the_run_is_no_success(
     tiny: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
