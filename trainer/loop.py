@@ -25,7 +25,7 @@ from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.standing import cite
 from karat.trainer.config import RunConfig
 from karat.trainer.evaluate import Interrupted, bits_per_byte, nats_by_kind
-from karat.trainer.objectives.training import Losses
+from karat.trainer.objectives.training import Losses, demand_reached
 from karat.trainer.observables import View
 from karat.trainer.observables import readings as plugged_in
 from karat.trainer.session import Session
@@ -169,6 +169,7 @@ def _gradient(session: Session, step: int) -> tuple[Losses, float]:
     with precision(config):
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets), step)
     losses.total.backward()  # type: ignore[no-untyped-call]
+    demand_reached(session.objective)
     norm = float(torch.nn.utils.clip_grad_norm_(session.objective.parameters(), config.optim.clip))
     return losses, norm
 
