@@ -19,6 +19,7 @@ from karat.core.policy import Policy
 from karat.core.report import Violation
 from karat.core.verdict import Status, Verdict
 from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants import inv11_mhc_doubly_stochastic as inv11
 from karat.invariants.inv02_asha_threshold import as_written
 from karat.invariants.runtime import probes
 from karat.invariants.runtime.monitor import Stopped
@@ -60,6 +61,8 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         readings = [*_readings(session, step, losses), *plugged_in(session.plugins, Phase.BEFORE_STEP, view)]
         margins = session.monitor.check(Phase.BEFORE_STEP, step, readings)
         _demand_finite(session, step, losses, norm)
+        if config.policy is not Policy.OFF:
+            demand_reached(session.objective)
         session.optimizer.step()
         if session.average is not None:
             session.average.update(step)
@@ -169,7 +172,6 @@ def _gradient(session: Session, step: int) -> tuple[Losses, float]:
     with precision(config):
         losses: Losses = session.objective(torch.from_numpy(inputs), torch.from_numpy(targets), step)
     losses.total.backward()  # type: ignore[no-untyped-call]
-    demand_reached(session.objective)
     norm = float(torch.nn.utils.clip_grad_norm_(session.objective.parameters(), config.optim.clip))
     return losses, norm
 
@@ -210,12 +212,14 @@ def _readings(session: Session, step: int, losses: Losses) -> list[probes.Readin
     if losses.nca is not None:
         readings.append(probes.nca_entropy(losses.nca.hard_counts))
     readings.append(probes.attention_scores(session.model.gains(), session.model.attention_samples(), config.gain))
+    fresh = config.model.zero_outputs and step == 0
     if config.model.ternary:
-        fresh = config.model.zero_outputs and step == 0
         readings.append(probes.ternary_layers(session.model.ternary_samples(), may_be_zero=fresh))
     output = losses.output
     if output.mixing_SNN is not None and output.stream_spread is not None:
-        readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))
+        mixing = probes.mixing_matrices(output.mixing_SNN, output.stream_spread)
+        apart = replace(inv11.DEFAULT, spread=0.0) if fresh else inv11.DEFAULT  # nothing was added to the streams yet
+        readings.append(replace(mixing, declared=apart))
     return readings
 
 
