@@ -24,6 +24,7 @@ from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
 from karat.trainer.models import attention
+from karat.trainer.objectives.next_token import LOGITS_AT_A_TIME
 
 SMALL = ("batch_size=2", "model.context=16", "model.d_model=128", "model.d_ff=384", "model.n_layers=2")
 PLAIN = (*SMALL, "model.streams=1", "model.gf16=false", "model.nca=false")
@@ -52,6 +53,15 @@ def test_the_running_model_is_as_printed(case: str) -> None:
     assert 0.95 < ratios["peak of a step"] < 1.05
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_head_that_is_taken_in_several_parts_is_as_printed(precision: str) -> None:
+    config = read_config(None, (*PLAIN, "model.vocab=60000", f"precision={precision}"))
+    assert 60_000 * config.batch_size * config.model.context > LOGITS_AT_A_TIME
+    found = checks(config, measure.measure(config))
+    assert {check.name: check.measured / check.printed for check in found}["forward pass"] == 1
+    assert all(check.ok for check in found)
+
+
 def counted(make: object, *inputs: Tensor) -> int:
     """What the counter says of one call."""
     with FlopCounterMode(display=False, custom_mapping=dict(measure.FORMULAS)) as counter:
@@ -64,6 +74,7 @@ def test_what_torchs_counter_lacks_is_counted_by_its_definition() -> None:
     assert counted(torch._int_mm, a, b) == counted(torch.mm, a.float(), b.float()) == 2 * 32 * 16 * 24
     m, x, y = torch.ones(5, 7), torch.ones(7), torch.ones(5)
     assert counted(torch.mv, m, x) == counted(torch.addr, m, y, x) == 2 * 5 * 7
+    assert counted(lambda: torch.ones(32, 24).addmm_(a.float(), b.float())) == 2 * 32 * 16 * 24
     q = torch.rand(2, 3, 16, 8, requires_grad=True)
 
     def attend(*_: Tensor) -> Tensor:
