@@ -85,11 +85,11 @@ class RunConfig(Section):
     validation: GivenPath | None = None
     data_dir: GivenPath | None = None
     policy: Annotated[Policy, BeforeValidator(as_policy)] = Policy.WARN
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=2**31 - 1)
     overfit_one_batch: bool = False
     """Every step takes the batch of step 0; the run holds when the loss on it comes near its least. See overfit.py."""
-    threads: int | None = Field(default=None, ge=1)
-    """None: all cores."""
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """None: all cores. At most what a system lets a process start: one that it does not ends the process at once."""
     preset: str | None = None
     """The preset that the other keys were laid over; see presets.py."""
     precision: Literal["float32", "bfloat16"] = "float32"

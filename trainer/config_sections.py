@@ -16,6 +16,9 @@ from karat.invariants.inv02_asha_threshold import as_written
 LARGEST_Z = 100.0
 """Standard errors. By Chebyshev's inequality noise of any law exceeds these at most once in 10^4."""
 
+LARGEST_ANCHOR = 64
+"""The n of the smallest golden anchor: phi^-64 > 4e-14."""
+
 LARGEST_TOLERANCE = 8.0
 """Bits per byte: the loss of guessing bytes evenly. A rise by more is what INV-1 is there to see."""
 
@@ -49,6 +52,13 @@ def as_number(value: Any) -> Any:
     """ValueError for NaN, an infinity, or an integer beyond float64; anything else is pydantic's to judge."""
     if isinstance(value, (int, float)) and not abs(value) <= sys.float_info.max:
         raise ValueError("must be a finite number")
+    return value
+
+
+def as_anchor(value: Any) -> Any:
+    """The n of a golden anchor, or "nearest"; ValueError for any other value."""
+    if value != "nearest" and (type(value) is not int or not 0 <= value <= LARGEST_ANCHOR):
+        raise ValueError(f'must be an integer from 0 to {LARGEST_ANCHOR}, or "nearest"')
     return value
 
 
@@ -135,12 +145,12 @@ class DescentConfig(Section):
 
 
 class LrBandConfig(Section):
-    """The golden band of INV-8: anchor phi^-n / 2, from anchor/phi^k to anchor·phi^k; n up to 64 is phi^-n > 4e-14.
+    """The golden band of INV-8: anchor phi^-n / 2, from anchor/phi^k to anchor·phi^k; n up to LARGEST_ANCHOR.
 
     n = "nearest" is resolved to that of the anchor nearest to `optim.lr`. Muon's rate has the band of its own nearest.
     """
 
-    n: Annotated[int, Field(ge=0, le=64)] | Literal["nearest"] = 10
+    n: Annotated[int | Literal["nearest"], BeforeValidator(as_anchor)] = 10
     k: int = Field(default=1, ge=1, le=64)
 
 

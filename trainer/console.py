@@ -27,6 +27,7 @@ class Console:
 
     def __init__(self, quiet: bool = False) -> None:
         self._rich = rich.console.Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._errors = rich.console.Console(stderr=True, highlight=False, soft_wrap=True) if quiet else self._rich
         self._bar: Bar | None = None
         self._task = TaskID(0)
         self._total = 1
@@ -40,8 +41,8 @@ class Console:
         self._rich.print(text, style="yellow", markup=False)
 
     def error(self, text: str) -> None:
-        """The message that a command ends with."""
-        self._rich.print(text, style="red", markup=False)
+        """The message that a command ends with; shown by a quiet console too."""
+        self._errors.print(text, style="red", markup=False)
 
     @contextmanager
     def working(self, text: str) -> Iterator[None]:

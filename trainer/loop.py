@@ -23,7 +23,7 @@ from karat.invariants.runtime.monitor import Stopped
 from karat.invariants.standing import cite
 from karat.trainer.config import RunConfig
 from karat.trainer.evaluate import Interrupted, bits_per_byte, nats_by_kind
-from karat.trainer.objectives.training import Losses
+from karat.trainer.objectives.training import Losses, demand_reached
 from karat.trainer.observables import View
 from karat.trainer.observables import readings as plugged_in
 from karat.trainer.readings import at_start, before_step, rungs_so_far
@@ -56,6 +56,8 @@ def train(session: Session, go_on: Callable[[], bool], disturb: Disturb | None =
         readings = [*before_step(session, step, losses), *plugged_in(session.plugins, Phase.BEFORE_STEP, view)]
         margins = session.monitor.check(Phase.BEFORE_STEP, step, readings)
         _demand_finite(session, step, losses, norm)
+        if config.policy is not Policy.OFF:
+            demand_reached(session.objective)
         session.optimizer.step()
         if session.average is not None:
             session.average.update(step)

@@ -177,6 +177,14 @@ def take_up(session: Session, checkpoint: Checkpoint) -> None:
             required=f"the corpus with manifest digest {str(checkpoint.extra['data'])[:16]}…",
             next_step="restore the data, or start a new run",
         )
+    now_judged = session.validation.text
+    judged_by = checkpoint.extra.get("judged_by", now_judged)  # checkpoints made before it was kept have none
+    if judged_by != now_judged:
+        raise CheckpointError(
+            f"this run's validation losses were taken on {judged_by}, not on {now_judged}",
+            required="eval.bytes as it was when the run began, so that its losses can be compared",
+            next_step="leave config.toml as the run wrote it, or start a new run",
+        )
     restore_model(session.objective, checkpoint)
     restore_optimizer(session.optimizer, checkpoint)
     restore_rng(checkpoint.rng)

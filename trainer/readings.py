@@ -10,6 +10,7 @@ import torch
 
 from karat.core.policy import Policy
 from karat.invariants import inv03_gf16_safe_domain as inv03
+from karat.invariants import inv11_mhc_doubly_stochastic as inv11
 from karat.invariants.runtime import probes
 from karat.trainer.objectives.training import Losses
 from karat.trainer.session import Session
@@ -74,12 +75,14 @@ def before_step(session: Session, step: int, losses: Losses) -> list[probes.Read
     if losses.nca is not None:
         readings.append(probes.nca_entropy(losses.nca.hard_counts))
     readings.append(probes.attention_scores(session.model.gains(), session.model.attention_samples(), config.gain))
+    fresh = config.model.zero_outputs and step == 0
     if config.model.ternary:
-        fresh = config.model.zero_outputs and step == 0
         readings.append(probes.ternary_layers(session.model.ternary_samples(), may_be_zero=fresh))
     output = losses.output
     if output.mixing_SNN is not None and output.stream_spread is not None:
-        readings.append(probes.mixing_matrices(output.mixing_SNN, output.stream_spread))
+        mixing = probes.mixing_matrices(output.mixing_SNN, output.stream_spread)
+        apart = replace(inv11.DEFAULT, spread=0.0) if fresh else inv11.DEFAULT  # nothing was added to the streams yet
+        readings.append(replace(mixing, declared=apart))
     return readings
 
 

@@ -276,6 +276,12 @@ def _not_shown(session: Session, bpb: float | None) -> Sequence[str]:
         notes += [f"{guard.invariant.id}: {limit}" for limit in guard.invariant.limits]
     rows = list(read_rows(session.ledger.path))
     notes += [f"a checkpoint was refused: {row['reason']}" for row in rows if row.get("event") == REFUSED]
+    taken = session.progress.step
+    missing = taken - len({row["step"] for row in read_rows(session.log.path)} & set(range(taken)))
+    if missing:
+        notes.append(
+            f"{missing} of {taken} steps are not in log.jsonl: rows of it were lost before the run was resumed"
+        )
     notes += session.progress.collapsed
     if bpb is None:
         notes.append("no validation loss: the run did not reach its end")

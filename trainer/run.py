@@ -17,6 +17,7 @@ from karat.core.policy import Policy
 from karat.core.render_markdown import run_markdown
 from karat.core.report import write_text
 from karat.invariants.runtime.monitor import NOT_EXERCISED, Stopped
+from karat.trainer.budget.checks import free_memory, require_memory
 from karat.trainer.checkpoint import latest_checkpoint, load_checkpoint
 from karat.trainer.checkpoint.retention import FINAL
 from karat.trainer.config import RunConfig
@@ -76,9 +77,16 @@ def alone(run: Path) -> Iterator[None]:
 
 
 def next_free(base: Path = RUNS) -> Path:
-    """runs/0001, or the number after the highest there is."""
+    """runs/0001, or the number after the highest there is; made at once, so that runs begun together have one each."""
     numbers = [int(p.name) for p in base.iterdir() if re.fullmatch(r"\d+", p.name)] if base.is_dir() else []
-    return base / f"{max(numbers, default=0) + 1:04d}"
+    free = base / f"{max(numbers, default=0) + 1:04d}"
+    try:
+        free.mkdir(parents=True)
+    except FileExistsError:
+        return next_free(base) if base.is_dir() else free
+    except OSError:
+        pass  # `alone` says why the folder cannot be made
+    return free
 
 
 def newest(base: Path = RUNS) -> Path:
@@ -142,6 +150,7 @@ def resume(run: Path, console: Console) -> tuple[int, float | None]:
 @contextmanager
 def session_of(config: RunConfig, out: Path, console: Console) -> Iterator[Session]:
     """An open session; its files are closed on the way out."""
+    require_memory(config, free_memory())
     session = open_session(config, out, console)
     if config.overfit_one_batch:
         session.batches = OneBatch(**vars(session.batches))
@@ -220,9 +229,12 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         plot_run(session, found.baseline)
     except OSError as error:
         console.warn(f"no picture: {error}")
+    tell = (
+        console.note if code == HOLDS else console.error
+    )  # a quiet console shows errors, and why a code is not 0 is one
     if message:
-        (console.error if code == VIOLATED else console.note)(message)
-    console.note(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
+        tell(message)
+    tell(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
     return code, None if message else found.bpb
 
 

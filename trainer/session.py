@@ -138,6 +138,7 @@ class Session:
                 "average": self.average.state() if self.average is not None else None,
                 "duty": self.duty(),
                 "data": self.corpus.manifest.digest,
+                "judged_by": self.validation.text,
                 "data_position": self.progress.step,
                 "learning_rate": self.config.schedule(self.progress.step),
             },

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from karat.core.errors import ConfigError
 from karat.trainer.budget import checks as judged
 from karat.trainer.budget import command, measure
-from karat.trainer.budget.checks import Check, checks, too_large
+from karat.trainer.budget.activations import peak
+from karat.trainer.budget.checks import Check, checks, require_memory, too_large
 from karat.trainer.budget.command import budget_of
 from karat.trainer.budget.render import Budget
 from karat.trainer.budget.terms import Term
@@ -22,6 +24,7 @@ from karat.trainer.config import RunConfig
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
 from karat.trainer.models import attention
+from karat.trainer.objectives.next_token import LOGITS_AT_A_TIME
 
 SMALL = ("batch_size=2", "model.context=16", "model.d_model=128", "model.d_ff=384", "model.n_layers=2")
 PLAIN = (*SMALL, "model.streams=1", "model.gf16=false", "model.nca=false")
@@ -54,6 +57,15 @@ def test_the_running_model_is_as_printed(case: str) -> None:
     assert 0.95 < ratios["peak of a step"] < 1.05
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_head_that_is_taken_in_several_parts_is_as_printed(precision: str) -> None:
+    config = read_config(None, (*PLAIN, "model.vocab=60000", f"precision={precision}"))
+    assert 60_000 * config.batch_size * config.model.context > LOGITS_AT_A_TIME
+    found = checks(config, measure.measure(config))
+    assert {check.name: check.measured / check.printed for check in found}["forward pass"] == 1
+    assert all(check.ok for check in found)
+
+
 def counted(make: object, *inputs: Tensor) -> int:
     """What the counter says of one call."""
     with FlopCounterMode(display=False, custom_mapping=dict(measure.FORMULAS)) as counter:
@@ -66,6 +78,7 @@ def test_what_torchs_counter_lacks_is_counted_by_its_definition() -> None:
     assert counted(torch._int_mm, a, b) == counted(torch.mm, a.float(), b.float()) == 2 * 32 * 16 * 24
     m, x, y = torch.ones(5, 7), torch.ones(7), torch.ones(5)
     assert counted(torch.mv, m, x) == counted(torch.addr, m, y, x) == 2 * 5 * 7
+    assert counted(lambda: torch.ones(32, 24).addmm_(a.float(), b.float())) == 2 * 32 * 16 * 24
     q = torch.rand(2, 3, 16, 8, requires_grad=True)
 
     def attend(*_: Tensor) -> Tensor:
@@ -122,6 +135,27 @@ def test_what_is_too_large_or_does_not_run_cannot_be_judged(monkeypatch: pytest.
     found = budget_of("mini", read_config(None, PLAIN), to_measure=True, console=Console(quiet=True))
     assert found.exit_code == 2 and found.why_not == "a step fails: addmv input tensors must have the same dtype"
     assert Budget("mini", config).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "pair", ["batch_size=100000000", "model.n_layers=10000000", "model.d_model=1000000", "model.d_ff=2147483647"]
+)
+def test_a_run_that_cannot_fit_into_memory_is_refused_before_anything_is_built(
+    pair: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--set", pair, "--set", "model.n_heads=2", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "trainer: a step of this model and batch holds at least" in said and "trainer budget --no-measure" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_refused_only_where_it_surely_does_not_fit() -> None:
+    config = read_config(None, [], preset="nano")
+    least = int(judged.PEAK[0] * peak(config)[1])
+    require_memory(config, least)
+    require_memory(config, None)
+    with pytest.raises(ConfigError, match="holds at least 25 MB, of 25 MB that are free"):
+        require_memory(config, least - 1)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

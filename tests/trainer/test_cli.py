@@ -49,6 +49,20 @@ def test_a_strict_run(tiny: Trainer, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "# Run report" in capsys.readouterr().out
 
 
+def test_a_quiet_run_still_says_why_its_exit_code_is_not_zero(
+    tiny: Trainer, text: Path, tmp_path: Path, tiny_settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = ["run", "--quiet", "--data", str(text), *(p for s in tiny_settings for p in ("--set", s))]
+    assert main([*quiet, "--out", str(tmp_path / "a")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("BPB=") and err == ""
+    assert main([*quiet, "--out", str(tmp_path / "b"), "--strict-invariants", "--set", "optim.lr=0.5"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "INV-8 lr-band violated before the first step" in err and "report.md" in err
+    assert main([*quiet, "--out", str(tmp_path / "c"), "--overfit-one-batch"]) == 1
+    assert "the batch was NOT learnt by heart" in capsys.readouterr().err
+
+
 def test_guards_off_changes_no_weight(
     tiny: Trainer, tmp_path: Path, model_bytes: Weights, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +215,17 @@ def test_an_altered_report_is_not_shown(tiny: Trainer, tmp_path: Path, capsys: p
     path.write_text(path.read_text().replace('"violations": 0', '"violations": 7'))
     assert main(["report", str(tmp_path / "run")]) == 2
     assert "was altered" in capsys.readouterr().err
+
+
+def test_runs_begun_together_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = tmp_path / "runs"
+    assert [command.next_free(runs).name for _ in range(3)] == ["0001", "0002", "0003"]
+    listed = [runs / "0001"]  # as another process saw it before the others were made
+    honest = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([listed.pop()]) if listed else honest(path))
+    assert command.next_free(runs).name == "0004"
+    (tmp_path / "file").write_text("")
+    assert command.next_free(tmp_path / "file").name == "0001"  # which cannot be made: `alone` says so
 
 
 def test_a_folder_lost_during_the_run_is_no_success(

@@ -116,6 +116,12 @@ def test_an_unknown_key_like_no_other_suggests_nothing() -> None:
         ("out=", "out: must be text without NUL, not empty, got '', a string"),
         ("checkpoint.keep_last=0", "checkpoint.keep_last: must be greater than or equal to 1, got 0, an integer"),
         ("lr_band.k=0", "lr_band.k: must be greater than or equal to 1, got 0, an integer"),
+        ("lr_band.n=near", "lr_band.n: must be an integer from 0 to 64, or \"nearest\", got 'near', a string"),
+        ("lr_band.n=65", "lr_band.n: must be an integer from 0 to 64, or \"nearest\", got 65, an integer"),
+        ("lr_band.n=true", "lr_band.n: must be an integer from 0 to 64, or \"nearest\", got True, a boolean"),
+        ("threads=100000", "threads: must be less than or equal to 1024, got 100000, an integer"),
+        ("batch_size=1" + "0" * 30, f"batch_size: must be less than or equal to 2147483647, got 1{'0' * 30}, an integer"),
+        ("model.d_model=1" + "0" * 30, f"model.d_model: must be less than or equal to 2147483647, got 1{'0' * 30}, an integer"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_shown_with_what_is_required(pair: str, message: str) -> None:
@@ -299,7 +305,7 @@ tables = st.fixed_dictionaries(
     optional={
         "steps": st.integers(1, 2**40), "seed": st.integers(0, 2**63 - 1), "out": texts, "data": texts,
         "validation": texts, "data_dir": texts, "policy": st.sampled_from(list(Policy)), "threads": st.integers(1, 64),
-        "batch_size": st.integers(1, 2**60),
+        "batch_size": st.integers(1, 2**31 - 1),
         "model": st.fixed_dictionaries({}, optional={"context": st.integers(1, 9), "gf16": st.booleans(), "qk_gain": positive}),
         "optim": st.fixed_dictionaries({"lr": positive, "beta1": st.floats(0, 1, exclude_max=True)},
                                        optional={"schedule": st.sampled_from(["wsd", "cosine"])}),

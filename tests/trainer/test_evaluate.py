@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from karat.trainer.data.baseline import fit_trigram, trigram_bpb
 from karat.trainer.data.corpus import Corpus, load_corpus
 from karat.trainer.evaluate import Validation, baseline_bpb, bits_per_byte, nats_by_kind, validation_part
-from karat.trainer.models.transformer import Output
+from karat.trainer.models.config import ModelConfig
+from karat.trainer.models.transformer import Output, Transformer
 
 
 class Table(nn.Module):
@@ -124,6 +125,22 @@ def test_the_baseline_is_scored_on_the_very_bytes_of_the_model(corpus: Corpus, t
         assert baseline_bpb(moved, part) == pytest.approx(by_hand, rel=1e-12)
     plain = load_corpus(str(tmp_path / "text.txt"), context=16)
     assert baseline_bpb(plain, validation_part(plain, None)) == trigram_bpb(plain.train_text, plain.validation_text)
+
+
+def test_the_loss_is_taken_without_dropout_and_training_goes_on_with_it() -> None:
+    torch.manual_seed(0)
+    shape = ModelConfig(vocab=8, d_model=8, n_layers=2, n_heads=2, context=6, streams=1, gf16=False, dropout=0.5)
+    model = Transformer(shape).train()
+    plain = Transformer(shape.model_copy(update={"dropout": 0.0}))
+    plain.load_state_dict(model.state_dict())
+    validation = Validation(ids(*(np.arange(61) % 7)), total=61)
+    state = torch.get_rng_state()
+    assert (
+        bits_per_byte(model, validation, 6)
+        == bits_per_byte(model, validation, 6)
+        == bits_per_byte(plain, validation, 6)
+    )
+    assert model.training and torch.equal(torch.get_rng_state(), state)
 
 
 def test_kinds_of_synthetic_sequences_are_told_apart() -> None:

@@ -288,6 +288,26 @@ def test_a_gain_typed_from_memory_ends_the_run_before_a_step_is_taken(session: O
     assert "gain = 2.618," in str(stopped.value) and not run.optimizer.state
 
 
+def test_streams_to_which_nothing_was_added_yet_are_equal_before_the_first_step_alone(session: Open) -> None:
+    run = session("model.zero_outputs=true")
+    train(run, lambda: True)
+    check_end(run)
+    assert run.progress.step == 9 and not run.monitor.violations and run.monitor.guards["INV-11"].checks == 10
+    stuck = session("model.zero_outputs=true")
+    residual = stuck.model.residual
+    assert residual is not None
+    honest = residual.coefficients
+
+    def uniform() -> Any:
+        """Every stream is mixed and fed alike, with gradients of zero."""
+        mixing, pre, post = honest()
+        return type(honest())(0.25 + 0 * mixing, pre, 1 + 0 * post)
+
+    residual.coefficients = uniform  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match="INV-11 mhc-doubly-stochastic violated at step 1"):
+        train(stuck, lambda: True)
+
+
 def test_the_clean_twin_ends_well(session: Open) -> None:
     run = session()
     train(run, lambda: True, lambda step: None)

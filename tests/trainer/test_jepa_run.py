@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from karat.core.errors import ConfigError
+from karat.core.formulas import ema
 from karat.invariants.runtime.ledger import read_rows
 from karat.invariants.runtime.monitor import Stopped
+from karat.trainer.checkpoint import load_checkpoint
 from karat.trainer.config_file import read_config
 from karat.trainer.console import Console
+from karat.trainer.evaluate import Interrupted
 from karat.trainer.loop import check_end, train
 from karat.trainer.objectives.jepa import JepaObjective
 from karat.trainer.objectives.jepa_collapse import CollapseWatch
-from karat.trainer.opening import open_session
+from karat.trainer.opening import open_session, take_up
 from karat.trainer.session import Session
 
 Open = Callable[..., Session]
@@ -29,9 +34,9 @@ JEPA = (
 def session(text: Path, tiny_settings: tuple[str, ...], tmp_path: Path) -> Open:
     """session("a=b", policy="strict"): an open session of the tiny configuration with T-JEPA, nine steps."""
 
-    def opened(*settings: str, policy: str = "strict") -> Session:
+    def opened(*settings: str, policy: str = "strict", out: str = ".") -> Session:
         config = read_config(None, [*tiny_settings, *JEPA, *settings], policy=policy, data=str(text))
-        return open_session(config, tmp_path, Console(quiet=True))
+        return open_session(config, tmp_path / out, Console(quiet=True))
 
     return opened
 
@@ -100,3 +105,52 @@ def test_what_the_objective_came_to_is_in_the_log_and_a_collapse_is_told_once(se
     assert [text.partition(":")[0] for text in run.progress.collapsed] == ["T-JEPA's features collapsed by step 2"]
     rows = list(read_rows(tmp_path / "log.jsonl"))
     assert len(rows) == 9 and all(row["jepa_loss"] > 0 and row["jepa_explained"] <= 1 for row in rows)
+
+
+def target(run: Session) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in objective(run).target.encoder.named_parameters()}
+
+
+def test_the_target_moves_once_a_step_by_the_proved_decay(session: Open) -> None:
+    run = session("jepa.hull_every=1", "ema.enabled=false")
+    expected = target(run)
+
+    def follow(step: int) -> None:
+        """Before step `step`: the target is the average after the step before it."""
+        if step:
+            decay = ema.decay_at(step - 1, run.config.steps, *run.config.jepa.averaging.ends)
+            for name, weight in run.model.named_parameters():
+                expected[name] = expected[name] + (weight.detach() - expected[name]) * (1 - float(decay))
+        for name, weight in target(run).items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-8)
+
+    first = target(run)
+    train(run, lambda: True, follow)
+    check_end(run)
+    assert run.monitor.guards["INV-6"].checks == 10 and run.monitor.guards["INV-6"].violations == 0
+    assert all(not torch.equal(weight, first[name]) for name, weight in target(run).items())
+
+
+def test_a_loss_that_trains_no_predictor_ends_the_run_before_a_step(session: Open) -> None:
+    run = session()
+    before = {name: weight.detach().clone() for name, weight in run.model.named_parameters()}
+    honest = objective(run).predict
+    objective(run).predict = lambda *given: honest(*given)._replace(predicted_BMD=honest(*given)[0].detach())  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match=r"no gradient reaches jepa\.predictor"):
+        train(run, lambda: True)
+    assert all(torch.equal(weight, before[name]) for name, weight in run.model.named_parameters())
+
+
+def test_a_resumed_run_has_the_same_target(session: Open) -> None:
+    whole = session(out="whole")
+    train(whole, lambda: True)
+    run = session(out="part")
+    with pytest.raises(Interrupted):
+        train(run, lambda: run.progress.step < 5)
+    run.save()
+    run.saver.finish()
+    again = session(out="again")
+    take_up(again, load_checkpoint(run.checkpoints / "step-000005"))
+    train(again, lambda: True)
+    assert target(again).keys() == target(whole).keys()
+    assert all(torch.equal(weight, target(again)[name]) for name, weight in target(whole).items())

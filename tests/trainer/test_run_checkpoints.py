@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from karat.core.errors import CheckpointError
 from karat.core.invariant import Invariant
 from karat.core.report import ProofStatus
 from karat.invariants.runtime.ledger import read_rows
@@ -23,7 +25,7 @@ from karat.trainer.console import Console
 from karat.trainer.evaluate import Interrupted
 from karat.trainer.loop import final_loss, train
 from karat.trainer.opening import open_session, take_up
-from karat.trainer.run import keep_rows_before, start
+from karat.trainer.run import keep_rows_before, resume, start
 from karat.trainer.session import Session
 
 SMALL = (
@@ -92,6 +94,32 @@ def test_best_is_the_model_of_the_best_evaluation(opened: Opened, background: st
     now = final_loss(run, lambda: True)
     run.objective.load_state_dict(best.model_state)
     assert final_loss(run, lambda: True) == losses[4] < now
+
+
+def test_a_run_is_not_resumed_with_another_part_of_the_validation_text(opened: Opened) -> None:
+    run = opened()
+    with pytest.raises(Interrupted):
+        train(run, lambda: run.progress.step < 5)
+    run.save()
+    run.saver.finish()
+    checkpoint = load_checkpoint(run.checkpoints / "step-000005")
+    with pytest.raises(CheckpointError, match=r"the first 300 of [0-9,]+ bytes .* not on the first 200 of "):
+        take_up(opened("eval.bytes=200"), checkpoint)
+    older = replace(checkpoint, extra={key: value for key, value in checkpoint.extra.items() if key != "judged_by"})
+    again = opened()
+    take_up(again, older)
+    assert again.progress.step == 5
+
+
+def test_a_report_says_which_steps_the_log_has_lost(opened: Opened, tmp_path: Path) -> None:
+    sets = [*SMALL, "steps=6", f"out={tmp_path / 'lost'}"]
+    assert start(read_config(None, sets, policy="warn", data=str(opened().config.data)), Console(quiet=True))[0] == 0
+    report = (tmp_path / "lost" / "report.md").read_text(encoding="utf-8")
+    assert "not in log.jsonl" not in report
+    (tmp_path / "lost" / "log.jsonl").unlink()
+    assert resume(tmp_path / "lost", Console(quiet=True))[0] == 0
+    report = (tmp_path / "lost" / "report.md").read_text(encoding="utf-8")
+    assert "- 6 of 6 steps are not in log.jsonl: rows of it were lost before the run was resumed" in report
 
 
 def test_a_resumed_run_goes_on_with_its_best(opened: Opened, tmp_path: Path) -> None:

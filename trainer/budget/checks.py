@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from karat.core.errors import ConfigError
 from karat.trainer.budget.activations import peak, saved
 from karat.trainer.budget.formulas import backward_flops, forward_flops, parameters, update_flops
 from karat.trainer.budget.measure import Measured
@@ -74,6 +75,18 @@ def too_large(config: RunConfig, free: int | None) -> str:
     if free is not None and most > MEMORY_SHARE * free:
         return f"a step holds {most / 1e6:,.0f} MB, of {free / 1e6:,.0f} MB that are free"
     return ""
+
+
+def require_memory(config: RunConfig, free: int | None) -> None:
+    """ConfigError when a step surely holds more than is free: what a measured peak may fall short of is allowed for."""
+    least = int(PEAK[0] * peak(config)[1])
+    if free is not None and least > free:
+        raise ConfigError(
+            f"a step of this model and batch holds at least {least // 10**6:,} MB, of {free // 10**6:,} MB that are free",
+            required="a step that fits into memory",
+            next_step="less of batch_size, model.context, model.d_model, model.n_layers, model.vocab, model.d_ff; "
+            "trainer budget --no-measure shows what takes how much",
+        )
 
 
 def free_memory() -> int | None:

@@ -1,9 +1,10 @@
 """A configuration's own model, optimizer and averages, run for a few steps on random tokens: what is counted of them.
 
-Operations: torch's FlopCounterMode, with formulas for what it lacks (integer products, products with a vector, attention
-on a CPU). Saved: the hooks through which autograd saves, by unique storage. Memory: every allocation and release of a tensor
-while model, optimizer and two steps are made, from the profiler; the peak is their running sum's. What a matrix library
-allocates for itself is not in it. Only torch's own generator is used, and it is put back.
+Operations: torch's FlopCounterMode, with formulas for what it lacks (integer products, products with a vector,
+products added in place, attention on a CPU). Saved: the hooks through which autograd saves, by unique storage.
+Memory: every allocation and release of a tensor while model, optimizer and two steps are made, from the profiler; the
+peak is their running sum's. What a matrix library allocates for itself is not in it. Only torch's own generator is
+used, and it is put back.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ def _outer(_: Shape, a: Shape, b: Shape, *__: Any, out_shape: Any = None, **___:
     return 2 * a[0] * b[0]
 
 
+def _added_product(_: Shape, a: Shape, b: Shape, *__: Any, out_shape: Any = None, **___: Any) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
 def _attention(q: Shape, k: Shape, v: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
     batch, heads, queries, width = q
     return 2 * batch * heads * queries * k[2] * (width + v[3])
@@ -63,6 +68,7 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
     torch.ops.aten.mv: _matrix_vector,
     torch.ops.aten.addr: _outer,
     torch.ops.aten.addr_: _outer,
+    torch.ops.aten.addmm_: _added_product,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

@@ -98,7 +98,9 @@ class Attention(nn.Module):
         if not (self.normed or self.rotary):
             q, k, v = packed_BT3HK.unbind(2)
             return q, k, v
-        qk, v = packed_BT3HK.split((2, 1), 2)  # whose backward is one copy; that of two slices fills two arrays and adds
+        qk, v = packed_BT3HK.split(
+            (2, 1), 2
+        )  # whose backward is one copy; that of two slices fills two arrays and adds
         if self.normed:
             qk = unit_rms(qk)
         if self.rotary:

@@ -10,6 +10,9 @@ from karat.core.formulas.ternary import GROUP
 from karat.core.golden import PHI
 from karat.trainer.models.context_features import MOST
 
+LARGEST = 2**31 - 1
+"""Of a length, a width or a number of parts; whether a model fits into memory is asked before it is built."""
+
 Activation = Literal["relu2", "swiglu", "gelu"]
 
 
@@ -21,12 +24,14 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocab: int = Field(default=256, ge=2, description="number of tokens; 256 is raw bytes")
-    d_model: int = Field(default=256, ge=2, description="width of the residual stream")
-    n_layers: int = Field(default=2, ge=1, description="blocks, each of one attention and one feed-forward")
-    n_heads: int = Field(default=4, ge=1, description="attention heads; divides d_model")
-    context: int = Field(default=128, ge=1, description="longest sequence that the model sees, in tokens")
-    d_ff: int | None = Field(default=None, ge=1, description="width of the feed-forward; none: by activation")
+    vocab: int = Field(default=256, ge=2, le=LARGEST, description="number of tokens; 256 is raw bytes")
+    d_model: int = Field(default=256, ge=2, le=LARGEST, description="width of the residual stream")
+    n_layers: int = Field(default=2, ge=1, le=LARGEST, description="blocks, each of one attention and one feed-forward")
+    n_heads: int = Field(default=4, ge=1, le=LARGEST, description="attention heads; divides d_model")
+    context: int = Field(default=128, ge=1, le=LARGEST, description="longest sequence that the model sees, in tokens")
+    d_ff: int | None = Field(
+        default=None, ge=1, le=LARGEST, description="width of the feed-forward; none: by activation"
+    )
     activation: Activation = Field(default="relu2", description="of the feed-forward")
     norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="in front of sublayers and head")
     positions: Literal["rope", "learned"] = Field(default="rope", description="rotary angles, or a trained table")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from karat.core.errors import ConfigError
 from karat.trainer.models.transformer import Output, Transformer
 from karat.trainer.objectives.jepa import JepaObjective, JepaOutput
 from karat.trainer.objectives.nca import NcaObjective, NcaOutput
@@ -48,3 +49,20 @@ class TrainingObjective(nn.Module):
         for part in (nca, jepa):
             total = total if part is None else total + part.loss
         return Losses(total, cross_entropy, nca, output, jepa)
+
+
+def demand_reached(objective: nn.Module) -> None:
+    """ConfigError when a trainable parameter has no gradient after a backward pass that began with none.
+
+    A term of the loss that is detached trains nothing, and its value, which guards look at, is as it would be.
+    """
+    missed = [
+        name for name, parameter in objective.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+    if missed:
+        more = f" and {len(missed) - 6} more" if len(missed) > 6 else ""
+        raise ConfigError(
+            f"no gradient reaches {', '.join(missed[:6])}{more}",
+            required="a gradient for every trainable parameter at every step",
+            next_step="look for a detach() or no_grad() between them and the loss; trainer gradcheck",
+        )
