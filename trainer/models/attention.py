@@ -98,9 +98,8 @@ class Attention(nn.Module):
         if not (self.normed or self.rotary):
             q, k, v = packed_BT3HK.unbind(2)
             return q, k, v
-        qk, v = packed_BT3HK.split(
-            (2, 1), 2
-        )  # whose backward is one copy; that of two slices fills two arrays and adds
+        # the backward of a split is one copy; that of two slices fills two arrays and adds them
+        qk, v = torch.split_with_sizes(packed_BT3HK, [2, 1], 2)
         if self.normed:
             qk = unit_rms(qk)
         if self.rotary:
