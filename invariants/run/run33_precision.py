@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from karat.invariants.run.cadence import LATER, SETTLED, WIDE
+from karat.invariants.run.cadence import SETTLED, WIDELY
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 RULE = Rule(
@@ -16,7 +16,7 @@ RULE = Rule(
     form=Form.AT_MOST,
     seen_by=("watch", "preflight"),
     when="before the first step; in the first steps and every K on all parameters, else on one at every 8th step (4th in low "
-    f"precision up to step {SETTLED}), from {LATER} on every {WIDE}nd; over three looks; "
+    f"precision up to step {SETTLED}), {WIDELY}; over three looks; "
     "after a forward or a state_dict() in a shorter type",
     limits=(
         "weights that are rounded by a way through a shorter type are WARN, and seen only where the model is called or saved in "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from karat.invariants.run.cadence import APART, LATER, SETTLED, WIDE
+from karat.invariants.run.cadence import APART, SETTLED, WIDELY
 from karat.invariants.run.rule import Form, Rule, Severity, Witness
 
 MOST_TIMES = 2
@@ -23,7 +23,7 @@ RULE = Rule(
     unit="",
     form=Form.AT_MOST,
     seen_by=("watch",),
-    when=f"every step, from step {SETTLED} on every {APART}th, from {LATER} on every {WIDE}nd, and every one while a batch "
+    when=f"every step, from step {SETTLED} on every {APART}th, {WIDELY}, and every one while a batch "
     "comes again; on 256 numbers of the first input",
     limits=(
         "a generator that is seeded at each step is seen where dropout draws from it, in the first steps",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from karat.core.policy import Policy
 from karat.invariants.run import cadence
-from karat.invariants.run.cadence import APART, CLOSE, EARLY, LATER, SETTLED, WIDE, turn
+from karat.invariants.run.cadence import APART, CLOSE, EARLY, LATER, LONG, RARE, SETTLED, WIDE, turn
 from karat.invariants.run.spec import Spec
 from karat.invariants.runtime import watch
 from karat.invariants.runtime.watching.checks.finite import Finite
@@ -77,12 +77,13 @@ def test_the_same_steps_are_looked_at_in_every_run() -> None:
     loop = guards._loop
     assert [s for s in range(300) if loop.dense(s)] == [0, 1, 2, 100, 200]
     assert [s for s in range(300) if loop.looked(s)] == [*range(3), *range(8, 65, 8), 100, 128, 200, 256]
-    asked = [s for s in range(400) if not loop.between(s)]
+    asked = [s for s in range(700) if not loop.between(s)]
     assert asked[: asked.index(EARLY)] == list(range(EARLY))
     window = loop.spec.window - 1  # where what got no gradient is judged
     assert [s for s in asked if EARLY <= s < SETTLED] == sorted({window, *range(EARLY, SETTLED, CLOSE)})
     assert [s for s in asked if SETTLED <= s < LATER] == sorted({100, *range(SETTLED, LATER, APART)})
-    assert [s for s in asked if s >= LATER] == sorted({200, 300, *range(LATER, 400, WIDE)})
+    assert [s for s in asked if LATER <= s < LONG] == sorted({200, *range(LATER, LONG, WIDE)})
+    assert [s for s in asked if s >= LONG] == sorted({*range(300, 700, 100), *range(LONG, 700, RARE)})
     assert [loop.next_look(s) for s in (3, 17, 21, 64, 65, 289)] == [3, 19, 24, 64, 72, 300]
     assert not any(loop.between(s) for s in range(300) if loop.looked(s))
     guards.finish()
@@ -105,7 +106,7 @@ def test_what_takes_turns_meets_everything() -> None:
     asked = [s for s in range(2000) if cadence.asked(s)]
     assert [turn(s) for s in asked] == list(range(len(asked)))  # so that any count of things is gone through in turn
     assert all(turn(s) in (turn(s - 1), turn(s - 1) + 1) for s in range(1, 2000))
-    assert {LATER, SETTLED, EARLY} <= set(asked)
+    assert {LONG, LATER, SETTLED, EARLY} <= set(asked)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

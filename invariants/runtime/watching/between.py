@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,13 +32,16 @@ class Between:
     """
 
     __slots__ = (
-        "_anchors", "_cost", "_count", "_duties", "_ended", "_falls", "_loop", "_questions", "_rates", "_rules",
-        "place", "quiet", "until",
+        "_able", "_anchors", "_checks", "_cost", "_count", "_duties", "_ended", "_falls", "_loop", "_questions", "_rates",
+        "_rules", "place", "quiet", "until",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, place: int, cost: Cost, ended: Ended) -> None:
         self._loop, self.place, self._cost, self._ended = loop, place, cost, ended
         self.until, self.quiet, self._count = 0, False, 0
+        self._checks: Sequence[Check] = ()
+        self._able = True
+        """Whether all of them can be asked quickly."""
         self._rules: tuple[Rule, ...] = ()
         self._duties = 0
         self._anchors: tuple[tuple[Anchor, bool], ...] = ()
@@ -47,19 +50,25 @@ class Between:
         self._falls: tuple[Callable[[Loop, int, int, list[float]], bool], ...] = ()
         self._rates: list[float] = []
 
-    def prepare(self, checks: Iterable[Check], until: int) -> None:
-        """Before the first of such steps. checks: those that would be asked in them."""
+    def prepare(self, checks: Sequence[Check], until: int) -> None:
+        """Before the first of such steps. checks: those that would be asked in them, in one list until they are others."""
         self.tell()
         loop = self._loop
         anchors = loop.anchors.get(self.place, ())
         rates: list[Any] = [group.get("lr") for group in loop.optimizers[self.place].param_groups]
-        every, of_rates = [c for c in checks if not c.of_rates], [c for c in checks if c.of_rates]
-        asked = [c for c in every if not c.heard]
-        able = all(type(c).quick is not Check.quick for c in asked)
-        if not able or not anchors or not all(type(rate) is float and rate for rate in rates):
+        if checks is not self._checks:
+            self._choose(checks)
+        if not self._able or not anchors or not all(type(rate) is float and rate for rate in rates):
             return  # rates that are tensors change in place, and a rate of 0 is counted
         self._anchors = tuple((anchor, short(anchor.parameter)) for anchor in anchors)
         self._rates, self.until, self._duties = rates, until, loop.duties
+
+    def _choose(self, checks: Sequence[Check]) -> None:
+        """What is asked of checks, and what is judged for them."""
+        self._checks = checks
+        every, of_rates = [c for c in checks if not c.of_rates], [c for c in checks if c.of_rates]
+        asked = [c for c in every if not c.heard]
+        self._able = all(type(c).quick is not Check.quick for c in asked)
         self._questions = tuple(c.quick for c in asked)
         self._rules = tuple(rule for c in every for rule in c.heard_rules)
         falls = all(type(c).quick_rates is not Check.quick_rates for c in of_rates)
@@ -96,7 +105,11 @@ class Between:
                 return False
             if (anchor.backwards != 1 or not anchor.cleared) and not self._accumulated(anchor):
                 return False
-            size = dot(gradient, gradient).item() if squared else norm_of(gradient)
+            if squared:
+                numbers = gradient.reshape(-1)
+                size = dot(numbers, numbers).item()
+            else:
+                size = norm_of(gradient)
             if not 0 < size < math.inf or not anchor.parameter.requires_grad:
                 return False
             anchor.applied = id(gradient), math.sqrt(size) if squared else size, gradient._version
@@ -147,8 +160,8 @@ class Between:
 
 
 def short(parameter: Tensor) -> bool:
-    """Whether a parameter is a vector of which the norm is had by one product, the fastest that there is."""
-    return parameter.dim() == 1 and parameter.numel() <= SMALL and parameter.dtype is torch.float32
+    """Whether the norm of a parameter's gradient is had by one product, the fastest that there is."""
+    return parameter.numel() <= SMALL and parameter.dtype is torch.float32
 
 
 def norm_of(gradient: Tensor) -> float:
