@@ -25,6 +25,10 @@ from karat.trainer.models import attention
 
 SMALL = ("batch_size=2", "model.context=16", "model.d_model=128", "model.d_ff=384", "model.n_layers=2")
 PLAIN = (*SMALL, "model.streams=1", "model.gf16=false", "model.nca=false")
+JEPA = (
+    "jepa.enabled=true", "jepa.ratio=0.45", "jepa.span_low=2", "jepa.span_high=5", "jepa.width=24", "jepa.heads=3",
+    "jepa.layers=3",
+)  # fmt: skip
 CASES = {
     "default": (SMALL),
     "swiglu, rmsnorm, dropout, qk-norm": (
@@ -41,6 +45,26 @@ CASES = {
     ),
     "dynamic streams, Lion": (*PLAIN, "model.streams=3", "model.dynamic_streams=true", "optim.name=lion"),
     "Muon, automaton": (*SMALL, "optim.name=muon", "model.qk_norm=true", "ema.enabled=false"),
+    "T-JEPA": (*PLAIN, *JEPA),
+    "T-JEPA, bfloat16": (*PLAIN, *JEPA, "precision=bfloat16"),
+    "T-JEPA, bfloat16, swiglu, rmsnorm, dropout": (
+        *PLAIN, *JEPA, "precision=bfloat16", "model.activation=swiglu", "model.norm=rmsnorm", "model.dropout=0.1",
+    ),
+    "T-JEPA, streams, GF16, automaton": (*SMALL, *JEPA),
+    "T-JEPA, dynamic streams, Lion": (
+        *PLAIN, *JEPA, "model.streams=3", "model.dynamic_streams=true", "optim.name=lion",
+    ),
+    "T-JEPA, ternary, streams, Muon and Lion": (
+        *PLAIN, *JEPA, "model.ternary=true", "model.streams=2", "model.stream_biases=true", "optim.name=muon+lion",
+    ),
+    "T-JEPA as wide as the model, Muon, no penalty": (
+        *PLAIN, "jepa.enabled=true", "jepa.layers=4", "model.d_ff=512", "optim.name=muon", "ema.enabled=false",
+        "jepa.variance_weight=0.0", "jepa.covariance_weight=0.0",
+    ),
+    "T-JEPA, learned positions, context features, one masked token": (
+        *PLAIN, "jepa.enabled=true", "jepa.ratio=0.0625", "jepa.span_low=1", "jepa.span_high=1", "jepa.layers=1",
+        "model.positions=learned", "model.context_features=3",
+    ),
 }  # fmt: skip
 
 
@@ -52,6 +76,16 @@ def test_the_running_model_is_as_printed(case: str) -> None:
     assert all(check.ok for check in found), ratios
     assert ratios["forward pass"] == ratios["backward pass"] == ratios.get("optimizer step", 1) == 1
     assert 0.95 < ratios["peak of a step"] < 1.05
+
+
+def test_a_head_in_several_chunks_adds_its_products_in_place_and_they_are_counted() -> None:
+    config = read_config(None, (*PLAIN, "model.vocab=20000", "model.context=64"))
+    measured = measure.measure(config)
+    found = {check.name: check for check in checks(config, measured)}
+    assert all(check.ok for check in found.values()), found
+    assert found["forward pass"].measured == found["forward pass"].printed
+    chunk = 2**20 // 20000
+    assert measured.by_operation["aten.addmm_"] == 2 * (2 * 64 - chunk) * 20000 * 128
 
 
 def counted(make: object, *inputs: Tensor) -> int:
@@ -66,6 +100,7 @@ def test_what_torchs_counter_lacks_is_counted_by_its_definition() -> None:
     assert counted(torch._int_mm, a, b) == counted(torch.mm, a.float(), b.float()) == 2 * 32 * 16 * 24
     m, x, y = torch.ones(5, 7), torch.ones(7), torch.ones(5)
     assert counted(torch.mv, m, x) == counted(torch.addr, m, y, x) == 2 * 5 * 7
+    assert counted(lambda: torch.zeros(32, 24).addmm_(a.float(), b.float())) == 2 * 32 * 16 * 24
     q = torch.rand(2, 3, 16, 8, requires_grad=True)
 
     def attend(*_: Tensor) -> Tensor:
@@ -125,9 +160,9 @@ def test_what_is_too_large_or_does_not_run_cannot_be_judged(monkeypatch: pytest.
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["budget", "--all", "--no-measure"]) == 2  # one of them cannot be judged, and says so
+    assert main(["budget", "--all", "--no-measure"]) == 0
     out = capsys.readouterr().out
-    assert out.count("T-JEPA's predictor") == 1
+    assert out.count("T-JEPA: target's weights") == 1 and "M = 38, U = 90, W = 128, J = 2, A = 4" in out
     assert "2.69 MB = 2.56 MiB" in out and "4.496 GFLOP for 1,024 tokens, 4.391 MFLOP a token" in out
     assert "ternary-tiny: float32, muon+lion" in out and "not measured, as asked" in out
     (tmp_path / "run.toml").write_text("[model]\nd_model = 64\n")
@@ -138,6 +173,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert nano["measured"] is None and nano["flops_per_token"] * nano["tokens_per_step"] == nano["flops_per_step"]
     assert main(["budget", str(tmp_path / "run.toml"), "--all"]) == 2
     assert main(["budget", "--preset", "nanno"]) == 2
+    assert main(["budget", "--set", "jepa.enabled=true", "--set", "jepa.span_low=9", "--set", "model.context=9"]) == 2
+    assert "model.context=10 or more" in capsys.readouterr().err
     assert main(["budget", "--set", "model.ternary=true"]) == 2
     assert "gf16 = false" in capsys.readouterr().err
 
