@@ -201,7 +201,8 @@ def _update(config: RunConfig, at: Symbols) -> list[Term]:
         lines.append(term("Muon: directions of a group", directions, at))
         lines.append(term("Muon: a stack and its iterates", f"max({', '.join(stacks)})", at))
     elif name == "lion":
-        lines.append(term("Lion: an update", "2 * 4 * D", at))
+        largest = "max(D, 4 * W**2, 2 * W * d)" if config.jepa.enabled else "D"
+        lines.append(term("Lion: an update", f"2 * 4 * {largest}", at))
     return lines
 
 
