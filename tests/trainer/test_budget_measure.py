@@ -28,6 +28,10 @@ from karat.trainer.objectives.next_token import LOGITS_AT_A_TIME
 
 SMALL = ("batch_size=2", "model.context=16", "model.d_model=128", "model.d_ff=384", "model.n_layers=2")
 PLAIN = (*SMALL, "model.streams=1", "model.gf16=false", "model.nca=false")
+JEPA = (
+    "jepa.enabled=true", "jepa.ratio=0.45", "jepa.span_low=2", "jepa.span_high=5", "jepa.width=24", "jepa.heads=3",
+    "jepa.layers=3",
+)  # fmt: skip
 CASES = {
     "default": (SMALL),
     "swiglu, rmsnorm, dropout, qk-norm": (
@@ -44,6 +48,26 @@ CASES = {
     ),
     "dynamic streams, Lion": (*PLAIN, "model.streams=3", "model.dynamic_streams=true", "optim.name=lion"),
     "Muon, automaton": (*SMALL, "optim.name=muon", "model.qk_norm=true", "ema.enabled=false"),
+    "T-JEPA": (*PLAIN, *JEPA),
+    "T-JEPA, bfloat16": (*PLAIN, *JEPA, "precision=bfloat16"),
+    "T-JEPA, bfloat16, swiglu, rmsnorm, dropout": (
+        *PLAIN, *JEPA, "precision=bfloat16", "model.activation=swiglu", "model.norm=rmsnorm", "model.dropout=0.1",
+    ),
+    "T-JEPA, streams, GF16, automaton": (*SMALL, *JEPA),
+    "T-JEPA, dynamic streams, Lion": (
+        *PLAIN, *JEPA, "model.streams=3", "model.dynamic_streams=true", "optim.name=lion",
+    ),
+    "T-JEPA, ternary, streams, Muon and Lion": (
+        *PLAIN, *JEPA, "model.ternary=true", "model.streams=2", "model.stream_biases=true", "optim.name=muon+lion",
+    ),
+    "T-JEPA as wide as the model, Muon, no penalty": (
+        *PLAIN, "jepa.enabled=true", "jepa.layers=4", "model.d_ff=512", "optim.name=muon", "ema.enabled=false",
+        "jepa.variance_weight=0.0", "jepa.covariance_weight=0.0",
+    ),
+    "T-JEPA, learned positions, context features, one masked token": (
+        *PLAIN, "jepa.enabled=true", "jepa.ratio=0.0625", "jepa.span_low=1", "jepa.span_high=1", "jepa.layers=1",
+        "model.positions=learned", "model.context_features=3",
+    ),
 }  # fmt: skip
 
 
@@ -159,9 +183,9 @@ def test_a_run_is_refused_only_where_it_surely_does_not_fit() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["budget", "--all", "--no-measure"]) == 2  # one of them cannot be judged, and says so
+    assert main(["budget", "--all", "--no-measure"]) == 0
     out = capsys.readouterr().out
-    assert out.count("T-JEPA's predictor") == 1
+    assert out.count("T-JEPA: target's weights") == 1 and "M = 38, U = 90, W = 128, J = 2, A = 4" in out
     assert "2.69 MB = 2.56 MiB" in out and "4.496 GFLOP for 1,024 tokens, 4.391 MFLOP a token" in out
     assert "ternary-tiny: float32, muon+lion" in out and "not measured, as asked" in out
     (tmp_path / "run.toml").write_text("[model]\nd_model = 64\n")
@@ -172,6 +196,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert nano["measured"] is None and nano["flops_per_token"] * nano["tokens_per_step"] == nano["flops_per_step"]
     assert main(["budget", str(tmp_path / "run.toml"), "--all"]) == 2
     assert main(["budget", "--preset", "nanno"]) == 2
+    assert main(["budget", "--set", "jepa.enabled=true", "--set", "jepa.span_low=9", "--set", "model.context=9"]) == 2
+    assert "model.context=10 or more" in capsys.readouterr().err
     assert main(["budget", "--set", "model.ternary=true"]) == 2
     assert "gf16 = false" in capsys.readouterr().err
 

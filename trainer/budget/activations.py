@@ -7,7 +7,8 @@ bfloat16). A byte is a byte: 8-bit codes of a ternary layer have no factor.
 
 from __future__ import annotations
 
-from karat.trainer.budget.formulas import lasting, parameters, symbols
+from karat.trainer.budget import jepa
+from karat.trainer.budget.formulas import lasting, model_parameters, parameters, symbols
 from karat.trainer.budget.terms import Symbols, Term, term, total
 from karat.trainer.config import RunConfig
 from karat.trainer.objectives.next_token import LOGITS_AT_A_TIME
@@ -18,6 +19,25 @@ STATES = "4 * R * d + (S - 1) * n * 4 * R * d"
 
 def saved(config: RunConfig) -> list[Term]:
     """What a training step keeps from its forward pass for its backward pass, by kind of layer."""
+    at, encoder = symbols(config), _encoder(config)
+    lines = [
+        *encoder,
+        term("head: gradient of its input", "4 * R * d", at),
+        term("head: gradient of its weight", "4 * V * d", at),
+    ]
+    if config.model.nca:
+        lines.append(term("automaton", "8 * d + k * 4 * (c**2 + 2 * c * h + 3 * c * s)", at))
+    return [*lines, *jepa.saved(config, _with_encoder(config, at))] if config.jepa.enabled else lines
+
+
+def _with_encoder(config: RunConfig, at: Symbols) -> Symbols:
+    """E_encoder: what another pass of the encoder saves. Matrices turned into bfloat16 are kept by autocast for all passes."""
+    again = total(_encoder(config)) - (0 if config.model.ternary else total(_matrices(config, at)))
+    return {**at, "E_encoder": again}
+
+
+def _encoder(config: RunConfig) -> list[Term]:
+    """What one pass of the model without its head saves."""
     at = symbols(config)
     lines = [term("tokens", "8 * R", at), *_norms(config, at), *_attention(config, at), *_feedforward(config, at)]
     if config.model.context_features:
@@ -26,12 +46,7 @@ def saved(config: RunConfig) -> list[Term]:
         number = "4" if config.model.ternary else "w"
         lines.append(term("dropout: masks", f"S * {number} * R * d", at))
     lines += _matrices(config, at)
-    lines += _dynamic_streams(config, at) if config.model.dynamic_streams else _streams(config, at)
-    lines.append(term("head: gradient of its input", "4 * R * d", at))
-    lines.append(term("head: gradient of its weight", "4 * V * d", at))
-    if config.model.nca:
-        lines.append(term("automaton", "8 * d + k * 4 * (c**2 + 2 * c * h + 3 * c * s)", at))
-    return lines
+    return [*lines, *(_dynamic_streams(config, at) if config.model.dynamic_streams else _streams(config, at))]
 
 
 def _half(config: RunConfig) -> bool:
@@ -123,6 +138,7 @@ def passing(config: RunConfig) -> dict[str, list[Term]]:
         "Z": min(at["R"], chunk) * model.vocab,
         "N": count,
         "saved": total(saved(config)),
+        "N_model": total(model_parameters(config)),
         "D": _largest(config),
     }
     arrays = 3 if chunk < at["R"] else 2  # logits, and of this and the last chunk their logarithms
@@ -145,15 +161,21 @@ def passing(config: RunConfig) -> dict[str, list[Term]]:
         ],
         "update": [gradients, *_update(config, at)],
     }
-    if config.ema.enabled:
-        own = count - (parameters(config)[-1].value if model.nca else 0)
-        compared = term("averages before, and comparisons", "4 * N_model + 7 * 4 * D", {**at, "N_model": own})
+    if config.jepa.enabled:  # of the whole text there are gradients by then: they wait for those of the masked text
+        at = _with_encoder(config, at)
+        steps["backward, masked text"] = [
+            gradients,
+            term("saved of the masked text", "E_encoder", at),
+            term("gradients at work", f"4 * ({wide} * R * F + {streams} * R * d)", at),
+        ]
+    if config.ema.enabled or config.jepa.enabled:
+        compared = term("averages before, and comparisons", "4 * N_model + 7 * 4 * D", at)
         steps["average"] = [gradients, compared, term("hidden states", "4 * R * d", at)]
     return steps
 
 
 def _largest(config: RunConfig) -> int:
-    """Numbers of the largest parameter."""
+    """Numbers of the largest parameter of the model, which averages are of."""
     at = symbols(config)
     candidates = [at["V"] * at["d"], 3 * at["d"] ** 2, at["d"] * at["F"]]
     if config.model.positions == "learned":
@@ -172,10 +194,15 @@ def _update(config: RunConfig, at: Symbols) -> list[Term]:
         # By shape: the stack, what it becomes, what that becomes, and two Gram matrices; made in bfloat16 they are half.
         stack, gram = ("10", "4") if config.optim.ns_dtype == "bfloat16" else ("12", "8")
         feedforward = f"(m - 1) * L * ({stack} * d * F + {gram} * min(d, F)**2)"
-        lines.append(term("Muon: directions of a group", "4 * L * (d**2 + m * d * F)", at))
-        lines.append(term("Muon: a stack and its iterates", f"max({feedforward}, 3 * L * {stack} * d**2)", at))
+        directions, stacks = "4 * L * (d**2 + m * d * F)", [feedforward, f"3 * L * {stack} * d**2"]
+        if config.jepa.enabled:
+            directions += f" + 4 * ({jepa.MATRICES})"
+            stacks += jepa.muon_stacks(at, stack, gram)
+        lines.append(term("Muon: directions of a group", directions, at))
+        lines.append(term("Muon: a stack and its iterates", f"max({', '.join(stacks)})", at))
     elif name == "lion":
-        lines.append(term("Lion: an update", "2 * 4 * D", at))
+        largest = "max(D, 4 * W**2, 2 * W * d)" if config.jepa.enabled else "D"
+        lines.append(term("Lion: an update", f"2 * 4 * {largest}", at))
     return lines
 
 

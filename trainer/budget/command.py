@@ -66,9 +66,6 @@ def show_budgets(options: argparse.Namespace, console: Console) -> int:
 
 def budget_of(name: str, config: RunConfig, *, to_measure: bool, console: Console) -> Budget:
     """The budget of one configuration; a model that is too large or does not run is not measured, and says why."""
-    if config.jepa.enabled:
-        return Budget(name, config, why_not="T-JEPA's predictor, target and second pass have no formula here yet: what is "
-                      "printed is the model without them, jepa.enabled=false")  # fmt: skip
     if not to_measure:
         return Budget(name, config)
     why_not = too_large(config, free_memory())

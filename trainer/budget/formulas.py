@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from karat.core.formulas.ternary import GROUP
+from karat.trainer.budget import jepa
 from karat.trainer.budget.terms import Symbols, Term, term, total
 from karat.trainer.config import RunConfig
 from karat.trainer.objectives.nca import CELLS, STATES, NcaConfig
@@ -45,11 +46,20 @@ def symbols(config: RunConfig) -> Symbols:
         "G": GROUP,
         "ns": config.optim.ns_steps,
         "N": model.context_features,
+        **jepa.symbols(config),
     }
 
 
 def parameters(config: RunConfig) -> list[Term]:
     """How many numbers are trained, by part."""
+    lines, at = model_parameters(config), symbols(config)
+    if config.model.nca:
+        lines.append(term("automaton", "d * h + 9 * s * h + h * s + s", at))
+    return [*lines, *jepa.parameters(at)] if config.jepa.enabled else lines
+
+
+def model_parameters(config: RunConfig) -> list[Term]:
+    """Those of the model itself, which averages and T-JEPA's target follow."""
     model, at = config.model, symbols(config)
     lines = [term("embedding, tied head", "V * d", at)]
     if model.positions == "learned":
@@ -66,8 +76,6 @@ def parameters(config: RunConfig) -> list[Term]:
     elif model.streams > 1:
         mixing = "1" if model.stream_biases and model.streams == 2 else "p"
         lines.append(term("streams", f"S * ({mixing} + {4 if model.stream_biases else 2} * n)", at))
-    if model.nca:
-        lines.append(term("automaton", "d * h + 9 * s * h + h * s + s", at))
     return lines
 
 
@@ -77,14 +85,15 @@ def trained_by_muon(config: RunConfig) -> list[Term]:
         return []
     at = symbols(config)
     lines = [term("attention", "L * 4 * d**2", at), term("feed-forward", "L * m * d * F", at)]
-    return [*lines, term("automaton", "d * h + 9 * s * h + h * s", at)] if config.model.nca else lines
+    if config.model.nca:
+        lines.append(term("automaton", "d * h + 9 * s * h + h * s", at))
+    return [*lines, *jepa.trained_by_muon(at)] if config.jepa.enabled else lines
 
 
 def lasting(config: RunConfig) -> list[Term]:
     """Bytes that are held from one step to the next, by what holds them; gradients too, until the next step begins."""
     count, model = total(parameters(config)), config.model
-    muon = total(trained_by_muon(config))
-    own = count - (parameters(config)[-1].value if model.nca else 0)
+    muon, own = total(trained_by_muon(config)), total(model_parameters(config))
     at = {**symbols(config), "N": count, "N_muon": muon, "N_rest": count - muon, "N_model": own}
     lines = [term("weights", "4 * N", at), term("gradients", "4 * N", at)]
     if muon:
@@ -98,30 +107,52 @@ def lasting(config: RunConfig) -> list[Term]:
         lines.append(term("averages: scratch, two of each weight", "2 * 4 * N_model", at))
     if model.gf16:
         lines.append(term("GF16: rounded weights, and what they are of", "2 * 4 * L * m * d * F", at))
-    return lines
+    return [*lines, *jepa.lasting(config, at)] if config.jepa.enabled else lines
 
 
 def forward_flops(config: RunConfig) -> list[Term]:
     """Operations of one step's forward pass, in which the head's gradients are made too."""
+    at, encoder = symbols(config), _encoder_forward(config)
+    lines = [
+        *encoder,
+        term("head: logits", "2 * R * V * d", at),
+        term("head: gradients, made ahead", "4 * R * V * d", at),
+    ]
+    if config.model.nca:
+        lines.append(term("automaton", "2 * d * h + k * 2 * c * h * 10 * s", at))
+    if config.jepa.enabled:
+        lines += jepa.forward_flops(config, {**at, "F_encoder": total(encoder)})
+    return lines
+
+
+def _encoder_forward(config: RunConfig) -> list[Term]:
+    """One pass of the model without its head."""
     model, at = config.model, symbols(config)
     lines = [
         term("attention: matrices", "8 * L * R * d**2", at),
         term("attention: scores and mixing", "4 * L * B * T**2 * d", at),
         term("feed-forward", "2 * L * m * R * d * F", at),
-        term("head: logits", "2 * R * V * d", at),
-        term("head: gradients, made ahead", "4 * R * V * d", at),
     ]
     if model.dynamic_streams:
         lines.append(term("streams", "S * R * d * (2 * n * (p + 2 * n) + 2 * n + 2 * n**2)", at))
     elif model.streams > 1:
         lines.append(term("streams", "S * R * d * (4 * n + 2 * n**2)", at))
-    if model.nca:
-        lines.append(term("automaton", "2 * d * h + k * 2 * c * h * 10 * s", at))
     return lines
 
 
 def backward_flops(config: RunConfig) -> list[Term]:
     """Operations of one step's backward pass: two products for each of the forward's; attention makes its scores anew."""
+    at, encoder = symbols(config), _encoder_backward(config)
+    lines = list(encoder)
+    if config.model.nca:
+        lines.append(term("automaton", "2 * (2 * d * h + k * 2 * c * h * 10 * s) - 2 * c * h * 9 * s", at))
+    if config.jepa.enabled:
+        lines += jepa.backward_flops(config, {**at, "F_encoder_back": total(encoder)})
+    return lines
+
+
+def _encoder_backward(config: RunConfig) -> list[Term]:
+    """Of one pass of the model without its head."""
     model, at = config.model, symbols(config)
     lines = [
         term("attention: matrices", "2 * 8 * L * R * d**2", at),
@@ -132,8 +163,6 @@ def backward_flops(config: RunConfig) -> list[Term]:
         lines.append(term("streams", "2 * S * R * d * (2 * n * (p + 2 * n) + 2 * n + 2 * n**2)", at))
     elif model.streams > 1:
         lines.append(term("streams", "2 * S * R * d * (4 * n + 2 * n**2)", at))
-    if model.nca:
-        lines.append(term("automaton", "2 * (2 * d * h + k * 2 * c * h * 10 * s) - 2 * c * h * 9 * s", at))
     return lines
 
 
@@ -150,4 +179,4 @@ def update_flops(config: RunConfig) -> list[Term]:
         inner = "4 * min({0})**2 * max({0}) + 2 * min({0})**3"
         shapes = ("h, d", "h, 9 * s", "s, h")
         lines.append(term("Muon: automaton", f"ns * ({' + '.join(inner.format(shape) for shape in shapes)})", at))
-    return lines
+    return [*lines, *jepa.update_flops(at)] if config.jepa.enabled else lines

@@ -9,6 +9,7 @@ used, and it is put back.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from karat.trainer.config import RunConfig
 from karat.trainer.loop import precision
 from karat.trainer.models.gf16_linear import GF16Linear
-from karat.trainer.models.transformer import Transformer
 from karat.trainer.objectives.nca import NcaObjective
 from karat.trainer.objectives.training import Losses, TrainingObjective
-from karat.trainer.opening import rates
+from karat.trainer.opening import objective_of, rates
 from karat.trainer.optim.build import build_optimizer
 from karat.trainer.optim.ema import WeightAverage
 
@@ -41,16 +41,16 @@ def _matrix(a: Shape, b: Shape, *_: Any, out_shape: Any = None, **__: Any) -> in
     return 2 * a[0] * a[1] * b[1]
 
 
+def _added_matrix(_: Shape, a: Shape, b: Shape, *__: Any, out_shape: Any = None, **___: Any) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
 def _matrix_vector(a: Shape, b: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return 2 * a[0] * a[1]
 
 
 def _outer(_: Shape, a: Shape, b: Shape, *__: Any, out_shape: Any = None, **___: Any) -> int:
     return 2 * a[0] * b[0]
-
-
-def _added_product(_: Shape, a: Shape, b: Shape, *__: Any, out_shape: Any = None, **___: Any) -> int:
-    return 2 * a[0] * a[1] * b[1]
 
 
 def _attention(q: Shape, k: Shape, v: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -65,10 +65,10 @@ def _attention_backward(_: Shape, q: Shape, k: Shape, v: Shape, *__: Any, out_sh
 
 FORMULAS: Mapping[Any, Callable[..., int]] = {
     torch.ops.aten._int_mm: _matrix,
+    torch.ops.aten.addmm_: _added_matrix,
     torch.ops.aten.mv: _matrix_vector,
     torch.ops.aten.addr: _outer,
     torch.ops.aten.addr_: _outer,
-    torch.ops.aten.addmm_: _added_product,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -95,7 +95,7 @@ class Subject:
         model = config.model
         self.config = config
         nca = NcaObjective(model.d_model, model.vocab) if model.nca else None
-        self.objective = TrainingObjective(Transformer(model), nca)
+        self.objective: TrainingObjective = objective_of(config, nca)
         self.optimizer: Optimizer = build_optimizer(self.objective, rates(config))
         self.average: WeightAverage | None = None
         if config.ema.enabled:
@@ -104,11 +104,11 @@ class Subject:
         self.tokens, self.targets = (torch.randint(model.vocab, (config.batch_size, model.context)) for _ in range(2))
         self.losses: Losses | None = None
 
-    def forward(self) -> None:
-        """The loss of the batch; as in a run, that of the last step is let go of when this one is there."""
+    def forward(self, number: int = 0) -> None:
+        """The loss of the batch at step `number`; as in a run, that of the last step is let go of when this one is there."""
         self.optimizer.zero_grad(set_to_none=True)
         with precision(self.config):
-            self.losses = self.objective(self.tokens, self.targets)
+            self.losses = self.objective(self.tokens, self.targets, number)
 
     def backward(self) -> None:
         """The gradients of the loss."""
@@ -122,11 +122,13 @@ class Subject:
 
     def step(self, number: int) -> None:
         """One whole step."""
-        self.forward()
+        self.forward(number)
         self.backward()
         self.update()
         if self.average is not None:
             self.average.update(number)
+        if self.objective.jepa is not None:
+            self.objective.jepa.update_target(number)
 
     def lasting_storages(self) -> set[int]:
         """Where parameters, buffers and the rounded weights of GF16 layers are."""
@@ -152,7 +154,7 @@ def measure(config: RunConfig) -> Measured:
     for counter in counters.values():
         by_operation.update({str(name): int(n) for name, n in counter.get_flop_counts().get("Global", {}).items()})
     return Measured(
-        parameters=sum(parameter.numel() for parameter in subject.objective.parameters()),
+        parameters=sum(p.numel() for p in subject.objective.parameters() if p.requires_grad),
         forward_flops=int(counters["forward"].get_total_flops()),
         backward_flops=int(counters["backward"].get_total_flops()),
         update_flops=int(counters["update"].get_total_flops()),
@@ -169,6 +171,7 @@ def _counter() -> FlopCounterMode:
 def _with_memory(config: RunConfig) -> tuple[Subject, int]:
     """The subject after its first steps, and the most bytes of tensors that were there at once."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes of its own stages to standard error
+    gc.collect()  # what an earlier model left in cycles would be released, and counted as released, in between
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         subject = Subject(config)

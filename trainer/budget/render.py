@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from karat.trainer.budget import jepa
 from karat.trainer.budget.activations import passing, peak, saved
 from karat.trainer.budget.checks import CANNOT_JUDGE, HOLDS, OFF, Check
 from karat.trainer.budget.formulas import backward_flops, forward_flops, lasting, parameters, symbols, update_flops
@@ -54,7 +55,8 @@ def view(budget: Budget) -> Group:
     """The budget as tables for a terminal."""
     config = budget.config
     at = symbols(config)
-    shape = ", ".join(f"{name} = {at[name]}" for name in ("V", "d", "L", "H", "F", "m", "n", "B", "T", "R", "w"))
+    names = ("V", "d", "L", "H", "F", "m", "n", "B", "T", "R", "w", *jepa.symbols(config))
+    shape = ", ".join(f"{name} = {at[name]}" for name in names)
     moment, most = peak(config)
     work = [*forward_flops(config), *backward_flops(config), *update_flops(config)]
     tables = [
