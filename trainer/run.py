@@ -229,9 +229,8 @@ def _carry_out(session: Session, stop: StopRequest, disturb: Disturb | None) -> 
         plot_run(session, found.baseline)
     except OSError as error:
         console.warn(f"no picture: {error}")
-    tell = (
-        console.note if code == HOLDS else console.error
-    )  # a quiet console shows errors, and why a code is not 0 is one
+    # why a code is not 0 is an error, which a quiet console shows too
+    tell = console.note if code == HOLDS else console.error
     if message:
         tell(message)
     tell(f"{outcome}: {out / 'report.md'} (digest {digest[:16]}…)")
